@@ -1,0 +1,142 @@
+"""Incremental decoding over the hierarchy: read a prefix once, branch it into suffixes, go on byte by byte.
+
+Equals the full forward at every position. A stage reads a patch only when a byte after it is asked for, so an answer
+that ends inside its patch never touches the stages above it.
+
+Shapes: n rows, R bytes in a patch of the first stage, V vocabulary, D_i the stages' widths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mblm.model.block import StageState, group_rows, incremental
+from mblm.model.mblm import MBLM
+
+
+@dataclass(frozen=True)
+class LaterState:
+    """A later stage inside its current sequence: its state, what the stage above adds, its last output."""
+
+    state: StageState
+    conditioning: Tensor  # (n, P_i, D_i)
+    output: Tensor  # (n, D_i)
+
+
+@dataclass(frozen=True)
+class DecodeState:
+    """n rows that have read the same number of bytes of their current patch.
+
+    first: the first stage behind the completed patches. context (n, D_1): its output there. completed (n,): patches
+    it has read, `longest` at most. patch (n, k): the bytes of the patch in progress, 0 ≤ k ≤ R. later: stages 2..N, once k > 0.
+    """
+
+    first: StageState
+    context: Tensor
+    completed: Tensor
+    longest: int
+    patch: Tensor
+    later: tuple[LaterState, ...]
+
+    def select(self, width: int, parents: Int[Tensor, " w"]) -> DecodeState:
+        """Rows are groups of `width`; in each group new row i continues old row `parents[i]`. Nothing shared is copied."""
+        rows = group_rows(self.completed.shape[0], width, parents)
+        later = tuple(
+            LaterState(item.state.select(width, parents), item.conditioning[rows], item.output[rows])
+            for item in self.later
+        )
+        first = self.first.select(width, parents)
+        return DecodeState(first, self.context[rows], self.completed[rows], self.longest, self.patch[rows], later)
+
+
+def read_prefix(model: MBLM, ids: Int[Tensor, "n l"]) -> DecodeState:
+    """Read whole patches from the beginning: L is a multiple of R (0 is allowed)."""
+    patches = _whole_patches(model, ids)
+    n, count, _ = patches.shape
+    stage = incremental(model.stage_models[0])
+    y, first = stage.prefix(model.with_start(0, model.embed(0, patches)))
+    completed = torch.full((n,), count, dtype=torch.long, device=ids.device)
+    return DecodeState(first, y[:, -1], completed, count, ids[:, :0], ())
+
+
+def branch(
+    model: MBLM, state: DecodeState, ids: Int[Tensor, "n k l"], patches: Int[Tensor, "n k"] | None = None
+) -> DecodeState:
+    """Continue each row with K suffixes of whole patches; only the first `patches` (at least 1) of each are real.
+
+    The rows must stand on a patch border. The result has n·K rows; the prefix is neither read again nor copied.
+    """
+    if state.patch.shape[1] != 0:
+        raise ValueError(f"expected a state on a patch border, got one {state.patch.shape[1]} bytes into a patch")
+    n, K, _ = ids.shape
+    tokens = _whole_patches(model, ids.flatten(0, 1)).unflatten(0, (n, K))  # (n, K, S, R)
+    x = model.embed(0, tokens, start=state.completed[:, None].expand(n, K))
+    y, first = incremental(model.stage_models[0]).branch(x, state.first, patches)
+    S = tokens.shape[2]
+    real = torch.full((n, K), S, device=ids.device) if patches is None else patches
+    context = y.flatten(0, 1)[torch.arange(n * K, device=ids.device), real.flatten() - 1]
+    completed = (state.completed[:, None] + real).flatten()
+    return DecodeState(first, context, completed, state.longest + S, ids.new_empty(n * K, 0), ())
+
+
+def step(model: MBLM, state: DecodeState, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
+    """Read one more byte of every row: logits of the byte after it, and the state behind it.
+
+    Raises ValueError past the context where the first stage has fixed positions.
+    """
+    if state.patch.shape[1] == model.patch_bytes[0]:
+        state = _complete_patch(model, state)
+    model.check_context(state.longest + 1)
+    if model.num_stages == 1:
+        state = _complete_patch(model, replace(state, patch=ids[:, None]))
+        return model.to_logits(state.context), state
+    later = _descend(model, state)
+    k, lens = state.patch.shape[1], model.config.seq_lens
+    local, last = later[-1], model.num_stages - 1
+    slot = k % lens[-1]
+    x = model.embed(last, ids[:, None, None], start=slot)[:, 0] + local.conditioning[:, slot]
+    y, local_state = incremental(model.stage_models[last]).step(x, local.state)
+    later[-1] = LaterState(local_state, local.conditioning, y)
+    patch = torch.cat((state.patch, ids[:, None]), dim=1)
+    return model.to_logits(y), replace(state, patch=patch, later=tuple(later))
+
+
+def _descend(model: MBLM, state: DecodeState) -> list[LaterState]:
+    """The later stages, advanced to where the next byte of the patch in progress needs them."""
+    k, later = state.patch.shape[1], list(state.later)
+    context = state.context
+    for stage in range(1, model.num_stages):
+        per_sequence, per_position = model.patch_bytes[stage - 1], model.patch_bytes[stage]
+        module = incremental(model.stage_models[stage])
+        if k % per_sequence == 0:
+            start = model.with_start(stage, context.new_empty(len(context), 0, model.config.hidden_dims[stage]))
+            y, fresh = module.prefix(start)
+            later[stage - 1 :] = [LaterState(fresh, model.condition(stage, context), y[:, 0])]
+        elif k % per_position == 0 and stage < model.num_stages - 1:
+            position = (k % per_sequence) // per_position - 1
+            now = later[stage - 1]
+            x = model.embed(stage, state.patch[:, None, k - per_position :], start=position)[:, 0]
+            y, advanced = module.step(x + now.conditioning[:, position], now.state)
+            later[stage - 1] = LaterState(advanced, now.conditioning, y)
+        context = later[stage - 1].output
+    return later
+
+
+def _complete_patch(model: MBLM, state: DecodeState) -> DecodeState:
+    """The first stage reads the full patch in progress."""
+    x = model.embed(0, state.patch[:, None], start=state.completed)[:, 0]
+    y, first = incremental(model.stage_models[0]).step(x, state.first)
+    return DecodeState(first, y, state.completed + 1, state.longest + 1, state.patch[:, :0], ())
+
+
+def _whole_patches(model: MBLM, ids: Tensor) -> Tensor:
+    R = model.patch_bytes[0]
+    if ids.shape[1] % R:
+        raise ValueError(
+            f"expected whole patches: a multiple of {R} bytes, got {ids.shape[1]}; pad with id {model.pad_token_id}"
+        )
+    return ids.unflatten(1, (-1, R))

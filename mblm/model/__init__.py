@@ -1,0 +1,1 @@
+"""The model itself: stage blocks, embeddings and the hierarchy."""

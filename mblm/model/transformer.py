@@ -1,0 +1,265 @@
+"""The transformer stage: token shift, RMSNorm, rotary causal attention and a GELU feed-forward, as checkpoints expect.
+
+Arithmetic of the reference implementation (PyPI `mblm`, itself after MEGABYTE-pytorch): per layer
+x += Attention(shift(x)); x += FeedForward(shift(x)); a final RMSNorm.
+
+Shapes: B rows, S positions, D width, H heads, E channels of a head, n = B·K rows after branching.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from mblm.model.attention import Segment, attend, causal_attention
+from mblm.model.block import StageBlock, group_rows
+
+ROTARY_BASE = 10_000.0
+
+
+class TransformerBlock(StageBlock):
+    """Configuration of a causal transformer stage.
+
+    `use_flash_attn` is accepted for existing configurations: PyTorch picks the fastest kernel for the shapes at hand.
+    """
+
+    attn_head_dims: int = Field(ge=1)
+    attn_num_heads: int = Field(ge=1)
+    attn_use_rot_embs: bool
+    attn_dropout: float = Field(default=0.0, ge=0, lt=1)
+    ff_multiplier: int = Field(default=2, ge=1)
+    ff_dropout: float = Field(default=0.0, ge=0, lt=1)
+    use_flash_attn: bool = False
+    block_type: str = "transformer"
+
+    @model_validator(mode="after")
+    def _check(self) -> TransformerBlock:
+        if self.block_type != "transformer":
+            raise ValueError(f"block_type: expected 'transformer', got {self.block_type!r}")
+        if self.attn_use_rot_embs and self.attn_head_dims % 2:
+            raise ValueError(
+                f"attn_head_dims: rotary attention turns pairs of channels and needs an even number, "
+                f"got {self.attn_head_dims}"
+            )
+        return self
+
+    def to_model(self, model_dim: int, num_layers: int) -> TransformerStage:
+        return TransformerStage(model_dim, num_layers, self)
+
+
+class RMSNorm(nn.Module):
+    """x / max(‖x‖·D^-1/2, 1e-8) · g, over the last axis."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+        # The floor enters squared under the root: above 1e-6 of root mean square no float32 tells the difference.
+        return F.rms_norm(x, self.g.shape, self.g, eps=1e-16)
+
+
+def shift(x: Tensor, before: Tensor | None = None) -> Tensor:
+    """Delay the second half of the channels of (B, S, D) by one position; `before` (B, D) stands before the first."""
+    now, delayed = x.tensor_split([(x.shape[-1] + 1) // 2], dim=-1)
+    if before is None:
+        first = torch.zeros_like(delayed[:, :1])
+    else:
+        first = before[:, None, now.shape[-1] :]
+    return torch.cat((now, torch.cat((first, delayed[:, :-1]), dim=1)), dim=-1)
+
+
+class Rotary(nn.Module):
+    """Angles of the rotary embedding, half-split over a head's channels (base 10,000)."""
+
+    inv_freq: Tensor
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", ROTARY_BASE ** (-torch.arange(0, head_dim, 2) / head_dim))
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of shape positions.shape + (1, E): the 1 stands for the heads."""
+        angles = positions[..., None].to(self.inv_freq.dtype) * self.inv_freq
+        angles = torch.cat((angles, angles), dim=-1)[..., None, :]
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Float[Tensor, "*rows s h e"], angles: tuple[Tensor, Tensor]) -> Float[Tensor, "*rows s h e"]:
+    """Turn every head's channels by its position's angles."""
+    cos, sin = angles
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention with its own RMSNorm; q and a fused k, v without biases."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm = RMSNorm(dim)
+        self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * heads * head_dim, bias=False)
+        self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
+
+    def project(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of (B, S, D), each (B, S, H, E), positions applied."""
+        x = self.norm(x)
+        q = self.to_q(x).unflatten(-1, (self.heads, -1))
+        k, v = self.to_kv(x).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        return q, k, v
+
+    @property
+    def active_dropout(self) -> float:
+        return self.dropout if self.training else 0.0
+
+
+class FeedForward(nn.Sequential):
+    """RMSNorm, Linear, GELU, dropout, Linear; the indices are the checkpoints' names."""
+
+    def __init__(self, dim: int, multiplier: int, dropout: float) -> None:
+        hidden = multiplier * dim
+        super().__init__(RMSNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """One layer's memory: what was read, in segments from the most shared to the row's own, and the shift's input."""
+
+    segments: tuple[Segment, ...]
+    attention_input: Tensor  # (n, D): the last position's input to the attention's shift
+    feed_forward_input: Tensor  # (n, D)
+
+
+@dataclass(frozen=True)
+class TransformerState:
+    """What a transformer stage remembers for n rows."""
+
+    layers: tuple[LayerState, ...]
+    positions: Tensor  # (n,): how many positions each row has read
+
+    def expand(self, branches: int) -> TransformerState:
+        """Rows become neighbours; keys and values stay where they are, read by all branches."""
+        layers = tuple(
+            LayerState(
+                layer.segments,
+                layer.attention_input.repeat_interleave(branches, 0),
+                layer.feed_forward_input.repeat_interleave(branches, 0),
+            )
+            for layer in self.layers
+        )
+        return TransformerState(layers, self.positions.repeat_interleave(branches, 0))
+
+    def select(self, width: int, parents: Tensor) -> TransformerState:
+        """Rows in groups of `width` continue as `parents` of their group; segments shared by a group stay shared."""
+        groups = self.positions.shape[0] // width
+        rows = group_rows(groups * width, width, parents)
+        layers = tuple(
+            LayerState(
+                tuple(s if s.rows <= groups else s.select(rows) for s in layer.segments),
+                layer.attention_input[rows],
+                layer.feed_forward_input[rows],
+            )
+            for layer in self.layers
+        )
+        return TransformerState(layers, self.positions[rows])
+
+
+class TransformerStage(nn.Module):
+    """A stack of causal layers over (B, S, D), with a state to continue from."""
+
+    def __init__(self, model_dim: int, num_layers: int, block: TransformerBlock) -> None:
+        super().__init__()
+        self.rotary_emb = Rotary(block.attn_head_dims) if block.attn_use_rot_embs else None
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                (
+                    Attention(model_dim, block.attn_num_heads, block.attn_head_dims, block.attn_dropout),
+                    FeedForward(model_dim, block.ff_multiplier, block.ff_dropout),
+                )
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = RMSNorm(model_dim)
+
+    def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+        """(B, S, D) → (B, S, D); output s depends on inputs 0..s."""
+        angles = self._angles(torch.arange(x.shape[1], device=x.device))
+        for layer in self.layers:
+            attention, feed_forward = cast(tuple[Attention, FeedForward], layer)
+            q, k, v = attention.project(shift(x), angles)
+            attended = causal_attention(q, k, v, dropout=attention.active_dropout)
+            x = x + attention.to_out(attended.flatten(-2))
+            x = x + feed_forward(shift(x))
+        return self.norm(x)
+
+    def prefix(self, x: Float[Tensor, "b s d"]) -> tuple[Float[Tensor, "b s d"], TransformerState]:
+        """Read (B, S, D) from the beginning; see `IncrementalStage`."""
+        B, _, D = x.shape
+        nothing = x.new_zeros(B, D)
+        state = TransformerState(
+            tuple(LayerState((), nothing, nothing) for _ in self.layers),
+            torch.zeros(B, dtype=torch.long, device=x.device),
+        )
+        return self._extend(x, state, None)
+
+    def branch(
+        self, x: Float[Tensor, "b k s d"], state: TransformerState, lengths: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b k s d"], TransformerState]:
+        """Continue each row with K suffixes that read its keys and values in place; see `IncrementalStage`."""
+        B, K, S, D = x.shape
+        y, new = self._extend(
+            x.reshape(B * K, S, D), state.expand(K), None if lengths is None else lengths.reshape(B * K)
+        )
+        return y.view(B, K, S, D), new
+
+    def step(self, x: Float[Tensor, "n d"], state: TransformerState) -> tuple[Float[Tensor, "n d"], TransformerState]:
+        """Continue every row by one position; see `IncrementalStage`."""
+        y, state = self._extend(x[:, None], state, None)
+        return y[:, 0], state
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        return None if self.rotary_emb is None else self.rotary_emb(positions)
+
+    def _extend(self, x: Tensor, state: TransformerState, lengths: Tensor | None) -> tuple[Tensor, TransformerState]:
+        """Read (n, S, D) behind `state` (of n rows)."""
+        n, S, _ = x.shape
+        angles = self._angles(state.positions[:, None] + torch.arange(S, device=x.device))
+        real = None if lengths is None else torch.arange(S, device=x.device) < lengths[:, None]  # (n, S)
+        layers = []
+        for layer, memory in zip(self.layers, state.layers, strict=True):
+            attention, feed_forward = cast(tuple[Attention, FeedForward], layer)
+            attention_input = _last(x, lengths)
+            q, k, v = attention.project(shift(x, memory.attention_input), angles)
+            own = Segment(k, v, real)
+            attended = attend(q, memory.segments, own, dropout=attention.active_dropout)
+            x = x + attention.to_out(attended.flatten(-2))
+            feed_forward_input = _last(x, lengths)
+            x = x + feed_forward(shift(x, memory.feed_forward_input))
+            layers.append(LayerState(own.after(memory.segments), attention_input, feed_forward_input))
+        added = torch.full_like(state.positions, S) if lengths is None else lengths
+        return self.norm(x), TransformerState(tuple(layers), state.positions + added)
+
+
+def _last(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The last real position of every row: (n, S, D) → (n, D)."""
+    if lengths is None:
+        return x[:, -1]
+    return x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+
+
+def attention_flops(positions: int, model_dim: int, block: TransformerBlock, num_layers: int) -> float:
+    """Multiply-adds times two of one forward pass over `positions` positions of one row."""
+    inner = block.attn_num_heads * block.attn_head_dims
+    linear = 4 * model_dim * inner + 2 * block.ff_multiplier * model_dim * model_dim
+    return 2.0 * num_layers * positions * (linear + inner * math.ceil(positions / 2) * 2)

@@ -1,0 +1,159 @@
+"""The hierarchy against the plain arithmetic: forward, loss, shared prefix, embedding table, golden vectors."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from mblm import MBLM, MBLMModelConfig, MBLMReturnType
+from tests.mblm.reference import assert_same_gradients, build, gradients, plain_loss_sum, plain_predictions
+
+SHAPES = [[12], [5, 4], [3, 2, 4]]
+VARIANTS = [
+    {},
+    {"pos_emb_type": "rope"},
+    {"pos_emb_type": None},
+    {"attn_use_rot_embs": False, "attn_head_dims": 5, "attn_num_heads": 3},
+]
+
+
+def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, 32, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("seq_lens", SHAPES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("short_by", [0, 1, 3])
+def test_forward_is_the_plain_arithmetic(seq_lens: list[int], variant: dict, short_by: int) -> None:
+    model = build(seq_lens, **variant)
+    ids = random_ids(2, math.prod(seq_lens) - short_by)
+    expected = plain_predictions(model, ids)
+    logits = model(ids, MBLMReturnType.LOGITS)
+    assert logits.shape == (2, ids.shape[1], 40)
+    torch.testing.assert_close(logits[:, :-1], expected[:, 1:])
+    loss = F.cross_entropy(expected.transpose(1, 2), ids)
+    torch.testing.assert_close(model(ids), loss)
+    torch.testing.assert_close(model(ids, MBLMReturnType.LOSS_LOGITS)[0], loss)
+    hidden = model(ids, MBLMReturnType.HIDDEN_STATE)
+    torch.testing.assert_close(model.to_logits(hidden), logits)
+
+
+@pytest.mark.parametrize("seq_lens", SHAPES, ids=str)
+@pytest.mark.parametrize("where", [[0], [4], [3, 4, 5], [7, 8], list(range(12))], ids=str)
+def test_loss_only_where_it_is_weighed(seq_lens: list[int], where: list[int]) -> None:
+    model = build(seq_lens)
+    ids = random_ids(3, 11)
+    ids[1, 8] = model.pad_token_id
+    weights = torch.zeros(3, 11, dtype=torch.float64)
+    weights[:, [t for t in where if t < 11]] = 0.5
+    weights[2] = 0
+    sums = model.loss_sums(ids, weights)
+    expected = plain_loss_sum(model, ids, weights)
+    torch.testing.assert_close(sums.total, expected)
+    assert sums.count == ((weights != 0) & (ids != model.pad_token_id)).sum()
+    assert_same_gradients(
+        gradients(model, model.loss_sums(ids, weights).total), gradients(model, plain_loss_sum(model, ids, weights))
+    )
+    torch.testing.assert_close(model(ids, loss_mask=weights), expected / sums.count)
+
+
+@pytest.mark.parametrize("seq_lens", SHAPES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("prefix_loss", [False, True])
+def test_shared_prefix_equals_separate_sequences(seq_lens: list[int], variant: dict, prefix_loss: bool) -> None:
+    model = build([4 * seq_lens[0], *seq_lens[1:]], **variant)
+    B, K, R = 2, 3, model.patch_bytes[0]
+    prefix, suffixes = random_ids(B, 2 * R), random_ids(B, K, 2 * R + 1 + R // 2, seed=2)
+    suffixes[0, 1, -3:] = model.pad_token_id
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.rand(suffixes.shape, generator=generator, dtype=torch.float64).round(decimals=1)
+    weights[1, 2] = 0  # a missing question takes no part
+    prefix_weights = torch.rand((B, K, 2 * R), generator=generator, dtype=torch.float64) if prefix_loss else None
+    whole = torch.cat((prefix[:, None].expand(B, K, -1), suffixes), dim=2).flatten(0, 1)
+    before = torch.zeros(B, K, 2 * R, dtype=torch.float64) if prefix_weights is None else prefix_weights
+    whole_weights = torch.cat((before, weights), dim=2).flatten(0, 1)
+
+    def shared() -> torch.Tensor:
+        return model.shared_loss_sums(prefix, suffixes, weights, prefix_weights).total
+
+    torch.testing.assert_close(shared(), plain_loss_sum(model, whole, whole_weights), rtol=1e-12, atol=1e-12)
+    assert_same_gradients(gradients(model, shared()), gradients(model, plain_loss_sum(model, whole, whole_weights)))
+
+
+@pytest.mark.parametrize("seq_lens", [[200, 4], [60, 2, 4]], ids=str)
+def test_patch_embedding_by_table(seq_lens: list[int]) -> None:
+    model = build(seq_lens)
+    table = model.token_embs_rev[-1]
+    ids = torch.cat((random_ids(400, table.patch_size), torch.full((3, table.patch_size), model.pad_token_id)))
+    plain, tabled = table._post(table.embedding(ids)), table.by_table(ids)
+    torch.testing.assert_close(tabled, plain, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(
+        gradients(table, (table.by_table(ids) ** 3).sum()),
+        gradients(table, (table._post(table.embedding(ids)) ** 3).sum()),
+    )
+    assert gradients(table, table.by_table(ids).square().sum())["embedding.weight"][model.pad_token_id].abs().sum() == 0
+
+
+def test_checkpoint_chunks_change_nothing() -> None:
+    model, ids = build([3, 2, 4], train_checkpoint_chunks=[2, 5]), random_ids(2, 22)
+    expected = gradients(model.eval(), model(ids))
+    assert_same_gradients(gradients(model.train(), model(ids)), expected)
+
+
+def test_empty_input_and_nested_ids() -> None:
+    model = build([3, 2, 4])
+    empty = model(torch.empty(2, 0, dtype=torch.long), MBLMReturnType.LOGITS)
+    assert empty.shape == (2, 1, 40)
+    first_byte = plain_predictions(model, random_ids(1, 4))[:, 0]
+    assert not torch.allclose(empty[:1, 0], first_byte)  # here the local start is conditioned, there it is not
+    nested = random_ids(2, 2, 2, 4)
+    flat = model(nested.flatten(1), MBLMReturnType.LOGITS)
+    torch.testing.assert_close(model(nested, MBLMReturnType.LOGITS).flatten(1, -2), flat)
+
+
+def test_no_weighted_byte_is_zero_loss_with_gradients() -> None:
+    model, ids = build([5, 4]), random_ids(2, 9)
+    sums = model.loss_sums(ids, torch.zeros(2, 9, dtype=torch.float64))
+    assert sums.total == 0
+    assert sums.count == 0
+    assert all(torch.isfinite(g).all() for g in gradients(model, sums.total).values())
+
+
+def test_too_long_an_input_is_refused_with_fixed_positions_only() -> None:
+    ids = random_ids(1, 24)
+    with pytest.raises(ValueError, match=r"at most 20 bytes \(5 patches of 4\).*got 6 patches"):
+        build([5, 4])(ids)
+    assert build([5, 4], pos_emb_type=None)(ids, MBLMReturnType.LOGITS).shape == (1, 24, 40)
+
+
+def test_bad_input_says_what_was_expected() -> None:
+    model = build([5, 4])
+    with pytest.raises(ValueError, match=r"expected ids of shape \(B, L\) or \(B, P, 4\), got \(2, 3, 5\)"):
+        model(random_ids(2, 3, 5))
+    with pytest.raises(ValueError, match=r"loss mask of the ids' shape \(1, 8\), got \(1, 7\)"):
+        model(random_ids(1, 8), loss_mask=torch.ones(1, 7))
+    with pytest.raises(ValueError, match="multiple of 4 bytes, got 6"):
+        model.shared_loss_sums(random_ids(1, 6), random_ids(1, 2, 4), torch.ones(1, 2, 4))
+
+
+@pytest.mark.parametrize("name", ["mblm_1d_t", "mblm_2d_tt"])
+def test_golden_vectors(golden: Path | None, name: str) -> None:
+    if golden is None:
+        pytest.skip("reference outputs are not at hand; the plain arithmetic is tested above")
+    tensors = load_file(golden / f"{name}.safetensors")
+    model = MBLM(MBLMModelConfig.model_validate(json.loads((golden / f"{name}.json").read_text())))
+    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("state.")})
+    for case in ("full", "part"):
+        ids, mask = tensors[f"{case}.ids"], tensors[f"{case}.loss_mask"]
+        logits = model(ids, MBLMReturnType.LOGITS)
+        torch.testing.assert_close(logits, tensors[f"{case}.logits"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(model(ids), tensors[f"{case}.loss_unmasked"], rtol=0, atol=1e-5)
+        loss = model(ids, loss_mask=mask)
+        torch.testing.assert_close(loss, tensors[f"{case}.loss"], rtol=0, atol=1e-5)
+        norm = torch.stack([g.norm() for g in gradients(model, loss).values()]).norm()
+        torch.testing.assert_close(norm, tensors[f"{case}.grad_norm"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(model.forward_empty(1), tensors["empty.logits"], rtol=0, atol=1e-4)

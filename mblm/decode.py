@@ -32,7 +32,8 @@ class DecodeState:
     """n rows that have read the same number of bytes of their current patch.
 
     first: the first stage behind the completed patches. context (n, D_1): its output there. completed (n,): patches
-    it has read, `longest` at most. patch (n, k): the bytes of the patch in progress, 0 ≤ k ≤ R. later: stages 2..N, once k > 0.
+    it has read, `longest` at most. patch (n, k): the bytes of the patch in progress, 0 ≤ k ≤ R. later: stages 2..N,
+    once k > 0.
     """
 
     first: StageState
@@ -43,7 +44,7 @@ class DecodeState:
     later: tuple[LaterState, ...]
 
     def select(self, width: int, parents: Int[Tensor, " w"]) -> DecodeState:
-        """Rows are groups of `width`; in each group new row i continues old row `parents[i]`. Nothing shared is copied."""
+        """Rows are groups of `width`; in each, new row i continues old row `parents[i]`. Nothing shared is copied."""
         rows = group_rows(self.completed.shape[0], width, parents)
         later = tuple(
             LaterState(item.state.select(width, parents), item.conditioning[rows], item.output[rows])

@@ -15,6 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mblm.model.fused import attend_segments
+
+# Up to here one array of weights beats PyTorch's blockwise CPU kernel, which with bfloat16 products takes 50 times longer.
+SHORT = 256
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -43,6 +48,10 @@ class Segment:
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Plain causal attention, (n, S, H, E) each → (n, S, H, E), at scale E^-1/2."""
+    S = q.shape[1]
+    if S <= SHORT and q.device.type == "cpu" and dropout == 0:
+        future = torch.ones(S, S, dtype=torch.bool).triu(1)
+        return attend_segments(q, [(k, v, future)])
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     return attended.transpose(1, 2)
@@ -53,43 +62,35 @@ def attend(q: Tensor, past: tuple[Segment, ...], own: Segment, *, dropout: float
     if not past:
         # Positions past a row's length come last, so causality alone hides them from the real ones.
         return causal_attention(q, own.keys, own.values, dropout=dropout)
-    n, S, _, E = q.shape
-    q = q * E**-0.5
-    scores = [_scores(q, segment) for segment in past]
-    own_scores = _scores(q, own)
+    S = q.shape[1]
+    segments = [(s.keys, s.values, _unreal(s)) for s in past]
+    hidden = _unreal(own)
     if S > 1:
         future = torch.ones(S, S, dtype=torch.bool, device=q.device).triu(1)
-        own_scores = own_scores.masked_fill(future, float("-inf"))
-    scores.append(own_scores)
-    segments = (*past, own)
-    # One softmax over segments of different row counts: they share the maximum and the sum, (n, S, H).
-    highest = torch.stack([_to_rows(s.detach().amax(-1), n, S) for s in scores]).amax(0)
-    total = torch.zeros((), dtype=q.dtype, device=q.device)
-    attended = torch.zeros((), dtype=q.dtype, device=q.device)
-    for segment, score in zip(segments, scores, strict=True):
-        weights = torch.exp(score - _to_segment(highest, segment.rows)[..., None])  # (b, H, n/b·S, T)
-        total = total + _to_rows(weights.sum(-1), n, S)
-        weights = F.dropout(weights, dropout, dropout > 0)
-        values = segment.values.transpose(1, 2)  # (b, H, T, E)
-        attended = attended + (weights @ values).transpose(1, 2).reshape(q.shape)
-    return attended / total[..., None]
+        hidden = future if hidden is None else hidden | future
+    segments.append((own.keys, own.values, hidden))
+    if dropout > 0:
+        return attend_with_dropout(q, segments, dropout)
+    return attend_segments(q, segments)
 
 
-def _scores(q: Tensor, segment: Segment) -> Tensor:
-    """(n, S, H, E) against a segment of b rows: (b, H, n/b·S, T), -inf where a key is not real."""
-    b = segment.rows
-    grouped = q.reshape(b, -1, *q.shape[2:]).transpose(1, 2)  # (b, H, n/b·S, E)
-    scores = grouped @ segment.keys.permute(0, 2, 3, 1)
-    if segment.real is not None:
-        scores = scores.masked_fill(~segment.real[:, None, None], float("-inf"))
-    return scores
+def attend_with_dropout(q: Tensor, segments: list[tuple[Tensor, Tensor, Tensor | None]], dropout: float) -> Tensor:
+    """`attend_segments` with dropout on the attention weights, in plain operations: keys repeated for every row."""
+    n, E = q.shape[0], q.shape[-1]
+    scores, values = [], []
+    for keys, segment_values, mask in segments:
+        group = n // len(keys)
+        score = torch.einsum("nshe,nthe->nhst", q, keys.repeat_interleave(group, 0)) * E**-0.5
+        if mask is not None:
+            if mask.ndim == 4:
+                mask = mask.repeat_interleave(group, 0)
+            score = score.masked_fill(mask, float("-inf"))
+        scores.append(score)
+        values.append(segment_values.repeat_interleave(group, 0))
+    weights = F.dropout(torch.cat(scores, dim=-1).softmax(-1), dropout)
+    return torch.einsum("nhst,nthe->nshe", weights, torch.cat(values, dim=1))
 
 
-def _to_rows(x: Tensor, n: int, S: int) -> Tensor:
-    """(b, H, n/b·S) → (n, S, H)."""
-    return x.transpose(1, 2).reshape(n, S, x.shape[1])
-
-
-def _to_segment(x: Tensor, b: int) -> Tensor:
-    """(n, S, H) → (b, H, n/b·S)."""
-    return x.reshape(b, -1, x.shape[-1]).transpose(1, 2)
+def _unreal(segment: Segment) -> Tensor | None:
+    """True at keys that are not real: (b, 1, 1, T)."""
+    return None if segment.real is None else ~segment.real[:, None, None]

@@ -67,7 +67,7 @@ class MBLMModelConfig(BaseModel):
         chunks = self.train_checkpoint_chunks
         if chunks and (len(chunks) != stages - 1 or min(chunks) < 1):
             raise ValueError(
-                f"train_checkpoint_chunks: expected {stages - 1} positive numbers (the first stage has none), got {chunks}"
+                f"train_checkpoint_chunks: expected {stages - 1} positive numbers, got {chunks}"
             )
         return self
 

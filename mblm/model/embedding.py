@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mblm.model.block import PositionType
 
 ROPE_BASE = 10_000.0
-# The table costs V·R·D_N·D multiply-adds to build, the plain form M·R·D_N·D for M patches; the factor covers the gather.
+# The table costs V·R·D_N·D multiply-adds, the plain form M·R·D_N·D for M patches; the factor covers the gather.
 TABLE_PAYS_FROM = 2
 
 

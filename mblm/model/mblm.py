@@ -254,7 +254,7 @@ class MBLM(nn.Module):
         return loss if return_type == MBLMReturnType.LOSS else (loss, logits)
 
     def forward_empty(self, batch_size: int) -> Float[Tensor, "b 1 v"]:
-        """Logits of the first byte from nothing: one position a stage, start vector plus the stage above's projection."""
+        """Logits of the first byte from nothing: a position a stage, start vector plus the stage above's projection."""
         outputs: Tensor | None = None
         for stage, model in enumerate(self.stage_models):
             tokens = self.start_tokens[stage].expand(batch_size, 1, -1)

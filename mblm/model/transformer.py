@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.block import StageBlock, group_rows
+from mblm.model.fused import rotate_, shift_norm, unit_norm
 
 ROTARY_BASE = 10_000.0
 
@@ -62,18 +63,7 @@ class RMSNorm(nn.Module):
         self.g = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
-        # The floor enters squared under the root: above 1e-6 of root mean square no float32 tells the difference.
-        return F.rms_norm(x, self.g.shape, self.g, eps=1e-16)
-
-
-def shift(x: Tensor, before: Tensor | None = None) -> Tensor:
-    """Delay the second half of the channels of (B, S, D) by one position; `before` (B, D) stands before the first."""
-    now, delayed = x.tensor_split([(x.shape[-1] + 1) // 2], dim=-1)
-    if before is None:
-        first = torch.zeros_like(delayed[:, :1])
-    else:
-        first = before[:, None, now.shape[-1] :]
-    return torch.cat((now, torch.cat((first, delayed[:, :-1]), dim=1)), dim=-1)
+        return unit_norm(x) * self.g
 
 
 class Rotary(nn.Module):
@@ -86,17 +76,9 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", ROTARY_BASE ** (-torch.arange(0, head_dim, 2) / head_dim))
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of shape positions.shape + (1, E): the 1 stands for the heads."""
-        angles = positions[..., None].to(self.inv_freq.dtype) * self.inv_freq
-        angles = torch.cat((angles, angles), dim=-1)[..., None, :]
+        """cos and sin of shape positions.shape + (1, 1, E/2), for `rotate_`."""
+        angles = positions[..., None, None, None].to(self.inv_freq.dtype) * self.inv_freq
         return angles.cos(), angles.sin()
-
-
-def rotate(x: Float[Tensor, "*rows s h e"], angles: tuple[Tensor, Tensor]) -> Float[Tensor, "*rows s h e"]:
-    """Turn every head's channels by its position's angles."""
-    cos, sin = angles
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -110,13 +92,16 @@ class Attention(nn.Module):
         self.to_kv = nn.Linear(dim, 2 * heads * head_dim, bias=False)
         self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
 
-    def project(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of (B, S, D), each (B, S, H, E), positions applied."""
-        x = self.norm(x)
-        q = self.to_q(x).unflatten(-1, (self.heads, -1))
-        k, v = self.to_kv(x).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+    def project(
+        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, before: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Shift and normalise (n, S, D), then queries, keys and values, each (n, S, H, E), positions applied."""
+        # The norm's gain goes into the weights: a pass over (D, 3·H·E) instead of one over every position.
+        weight = torch.cat((self.to_q.weight, self.to_kv.weight)) * self.norm.g
+        qkv = F.linear(shift_norm(x, before), weight)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            qkv = rotate_(qkv, *angles, self.heads)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
         return q, k, v
 
     @property
@@ -130,6 +115,12 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, multiplier: int, dropout: float) -> None:
         hidden = multiplier * dim
         super().__init__(RMSNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+    def shifted(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """The whole of it on the shifted (n, S, D), the norm's gain taken into the first weight."""
+        norm, widen, gelu, dropout, narrow = self
+        hidden = F.linear(shift_norm(x, before), widen.weight * norm.g, widen.bias)
+        return cast(Tensor, narrow(dropout(gelu(hidden))))
 
 
 @dataclass(frozen=True)
@@ -197,10 +188,10 @@ class TransformerStage(nn.Module):
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
         for layer in self.layers:
             attention, feed_forward = cast(tuple[Attention, FeedForward], layer)
-            q, k, v = attention.project(shift(x), angles)
+            q, k, v = attention.project(x, angles)
             attended = causal_attention(q, k, v, dropout=attention.active_dropout)
             x = x + attention.to_out(attended.flatten(-2))
-            x = x + feed_forward(shift(x))
+            x = x + feed_forward.shifted(x)
         return self.norm(x)
 
     def prefix(self, x: Float[Tensor, "b s d"]) -> tuple[Float[Tensor, "b s d"], TransformerState]:
@@ -233,19 +224,19 @@ class TransformerStage(nn.Module):
 
     def _extend(self, x: Tensor, state: TransformerState, lengths: Tensor | None) -> tuple[Tensor, TransformerState]:
         """Read (n, S, D) behind `state` (of n rows)."""
-        n, S, _ = x.shape
+        S = x.shape[1]
         angles = self._angles(state.positions[:, None] + torch.arange(S, device=x.device))
         real = None if lengths is None else torch.arange(S, device=x.device) < lengths[:, None]  # (n, S)
         layers = []
         for layer, memory in zip(self.layers, state.layers, strict=True):
             attention, feed_forward = cast(tuple[Attention, FeedForward], layer)
             attention_input = _last(x, lengths)
-            q, k, v = attention.project(shift(x, memory.attention_input), angles)
+            q, k, v = attention.project(x, angles, memory.attention_input)
             own = Segment(k, v, real)
             attended = attend(q, memory.segments, own, dropout=attention.active_dropout)
             x = x + attention.to_out(attended.flatten(-2))
             feed_forward_input = _last(x, lengths)
-            x = x + feed_forward(shift(x, memory.feed_forward_input))
+            x = x + feed_forward.shifted(x, memory.feed_forward_input)
             layers.append(LayerState(own.after(memory.segments), attention_input, feed_forward_input))
         added = torch.full_like(state.positions, S) if lengths is None else lengths
         return self.norm(x), TransformerState(tuple(layers), state.positions + added)

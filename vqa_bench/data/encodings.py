@@ -1,0 +1,221 @@
+"""Image encodings: how a picture becomes the bytes that a model reads, and how those become a picture again.
+
+Pure functions of a picture and a spec. A new encoding is one class here and one line in `KINDS`; what all of them share
+(options, cropping, resizing) is in spec.py. This file knows nothing of datasets, folders or models.
+
+The byte-level paper's settings: `pixels:62x41,crop=10%,order=planar`, and with `bits=3` its discretised pixels.
+Glossary: W, H the picture's width and height, C its channels.
+"""
+
+import io
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+
+from vqa_bench.data.scan import parse_block, scan_order
+from vqa_bench.data.spec import Option, Spec, choice, integer, parse_integer
+from vqa_bench.errors import UserError
+
+__all__ = ["KINDS", "BmpSpec", "JpegSpec", "PixelSpec", "PngSpec", "Spec", "WebpSpec", "parse_spec"]
+
+
+def _parse_order(text: str) -> str:
+    block = parse_block(text)
+    if block is not None:
+        width, height = block
+        return f"block{width}" if width == height else f"block{width}x{height}"
+    if text not in ("raster", "planar", "hilbert"):
+        raise ValueError(text)
+    return text
+
+
+def _parse_webp_quality(text: str) -> int | str:
+    return text if text == "lossless" else parse_integer(text, 0, 100)
+
+
+_ORDER = {"option": Option("raster|planar|blockN|blockWxH|hilbert", _parse_order)}
+_WEBP_QUALITY = {"option": Option("0..100|lossless", _parse_webp_quality)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSpec(Spec):
+    """Uncompressed channel values, W·H·C bytes, in a scan order.
+
+    Attributes:
+        order: `planar` writes one channel after the other (the paper's); all others keep a pixel's channels together:
+            `raster` row by row, `blockN`/`blockWxH` tile by tile, `hilbert` along a space-filling curve.
+        color: `rgb`, `ycbcr` (both C = 3) or `gray` (C = 1).
+    """
+
+    kind = "pixels"
+
+    order: str = field(default="raster", metadata=_ORDER)
+    color: Literal["rgb", "gray", "ycbcr"] = field(default="rgb", metadata=choice("rgb", "gray", "ycbcr"))
+
+    _MODES: ClassVar[dict[str, str]] = {"rgb": "RGB", "gray": "L", "ycbcr": "YCbCr"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is None:
+            raise self._error("size=WxH", "native; pixels do not carry their size with them")
+
+    def encode(self, image: Image.Image) -> bytes:
+        picture = self.picture(image, self._MODES[self.color])
+        values = np.asarray(picture).reshape(picture.width * picture.height, -1)  # (H·W, C)
+        if self.order == "planar":
+            return values.T.tobytes()  # (C, H·W)
+        return values[scan_order(self.order, *picture.size)].tobytes()
+
+    def decode(self, data: bytes) -> Image.Image:
+        assert self.size is not None
+        if len(data) != self.max_bytes():
+            raise UserError(f"image encoding {self}: expected {self.max_bytes()} bytes, got {len(data)}")
+        width, height = self.size
+        values = np.frombuffer(data, np.uint8)
+        if self.order == "planar":
+            pixels = values.reshape(-1, width * height).T  # (H·W, C)
+        else:
+            written = values.reshape(width * height, -1)  # (H·W, C)
+            pixels = np.empty_like(written)
+            pixels[scan_order(self.order, width, height)] = written
+        return Image.frombytes(self._MODES[self.color], self.size, pixels.tobytes()).convert("RGB")
+
+    def max_bytes(self) -> int:
+        assert self.size is not None
+        width, height = self.size
+        return width * height * (1 if self.color == "gray" else 3)
+
+
+class FileSpec(Spec):
+    """An encoding whose bytes are a whole image file, exactly as Pillow writes it."""
+
+    def _save_options(self) -> dict[str, Any]:
+        return {}
+
+    def _file(self, picture: Image.Image) -> bytes:
+        buffer = io.BytesIO()
+        picture.save(buffer, format=self.kind, **self._save_options())
+        return buffer.getvalue()
+
+    def encode(self, image: Image.Image) -> bytes:
+        return self._file(self.picture(image))
+
+    def decode(self, data: bytes) -> Image.Image:
+        try:
+            with Image.open(io.BytesIO(data), formats=[self.kind]) as picture:
+                return picture.convert("RGB")
+        except (OSError, SyntaxError) as error:  # SyntaxError is how Pillow reports a broken PNG
+            raise self._error(f"a whole {self.kind} file", f"bytes that do not decode: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class PngSpec(FileSpec):
+    """A PNG file. The bytes depend on the zlib behind Pillow; `level` is zlib's, 0 (stored) to 9."""
+
+    kind = "png"
+
+    level: int = field(metadata=integer(0, 9))
+
+    def _save_options(self) -> dict[str, Any]:
+        return {"compress_level": self.level}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JpegSpec(FileSpec):
+    """A baseline JPEG file.
+
+    Attributes:
+        q: libjpeg's quality 0..100 (which takes 0 for 1).
+        color: `ycbcr` as nearly all JPEG files, chroma at half resolution; `rgb` stores the channels themselves.
+        tables: `drop` leaves out all that is the same for every picture of this size and quality: the header with
+            the quantisation and Huffman tables, and the end marker. What remains is the entropy-coded picture.
+    """
+
+    kind = "jpeg"
+
+    q: int = field(metadata=integer(0, 100))
+    color: Literal["ycbcr", "rgb"] = field(default="ycbcr", metadata=choice("ycbcr", "rgb"))
+    tables: Literal["keep", "drop"] = field(default="keep", metadata=choice("keep", "drop"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tables == "drop" and self.size is None:
+            raise self._error("size=WxH with tables=drop", "native; the dropped header holds the size")
+
+    def _save_options(self) -> dict[str, Any]:
+        return {"quality": self.q, "keep_rgb": self.color == "rgb"}
+
+    def encode(self, image: Image.Image) -> bytes:
+        file = super().encode(image)
+        if self.tables == "keep":
+            return file
+        header, end = _constant_ends(self)
+        if not (file.startswith(header) and file.endswith(end)):
+            raise RuntimeError(f"image encoding {self}: this Pillow's JPEG header depends on the picture")
+        return file[len(header) : -len(end)]
+
+    def file_bytes(self, data: bytes) -> bytes:
+        """The whole JPEG file that the encoded bytes stand for, exactly as Pillow wrote it."""
+        if self.tables == "keep":
+            return data
+        header, end = _constant_ends(self)
+        return header + data + end
+
+    def decode(self, data: bytes) -> Image.Image:
+        return super().decode(self.file_bytes(data))
+
+
+@lru_cache(maxsize=64)
+def _constant_ends(spec: JpegSpec) -> tuple[bytes, bytes]:
+    """What every file of a spec begins and ends with: all up to the scan's data, and the end-of-image marker."""
+    assert spec.size is not None
+    file = spec._file(Image.new("RGB", spec.size))
+    position, marker = 2, 0  # after the two bytes of the start-of-image marker
+    while marker != 0xDA:  # start of scan. A segment is FF, its marker, and a length that counts itself too
+        marker = file[position + 1]
+        position += 2 + int.from_bytes(file[position + 2 : position + 4], "big")
+    return file[:position], file[-2:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebpSpec(FileSpec):
+    """A WebP file: `q` is a quality 0..100, or `lossless`."""
+
+    kind = "webp"
+
+    q: int | Literal["lossless"] = field(metadata=_WEBP_QUALITY)
+
+    def _save_options(self) -> dict[str, Any]:
+        return {"lossless": True} if self.q == "lossless" else {"quality": self.q}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BmpSpec(FileSpec):
+    """A 24-bit BMP file: a header of 54 bytes, then the rows from the lowest up, channels as blue, green, red."""
+
+    kind = "bmp"
+
+    def max_bytes(self) -> int | None:
+        if self.size is None:
+            return None
+        width, height = self.size
+        return 54 + (3 * width + 3) // 4 * 4 * height  # rows are padded to multiples of four bytes
+
+
+KINDS: dict[str, type[Spec]] = {spec.kind: spec for spec in (PixelSpec, PngSpec, JpegSpec, WebpSpec, BmpSpec)}
+
+
+def parse_spec(text: str) -> Spec:
+    """Reads a spec such as `pixels:62x41,bits=3,order=block4`, `png:62x41,level=6` or `jpeg:480x320,q=30`.
+
+    Raises:
+        UserError: an unknown kind, option or value; the message lists what is allowed.
+    """
+    kind, colon, rest = text.partition(":")
+    if not colon or kind not in KINDS:
+        kinds = "|".join(KINDS)
+        raise UserError(f"expected an image encoding KIND:WxH,OPTION=VALUE with KIND {kinds}, got '{text}'")
+    return KINDS[kind].parse(rest)

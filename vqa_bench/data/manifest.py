@@ -1,0 +1,153 @@
+"""The manifest of a shard: what it was made from, what it holds, and the hash of every file.
+
+No timestamps and no absolute paths, so that the same input gives the same manifest. Knows nothing of Arrow or images.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vqa_bench.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ByteLengths(_Record):
+    """How many bytes the items of a split have; all zero if there are none."""
+
+    min: int
+    median: int
+    p95: int
+    max: int
+
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> "ByteLengths":
+        """Quantiles that are themselves lengths which occur; `lengths` (n,) integers."""
+        if len(lengths) == 0:
+            return cls(min=0, median=0, p95=0, max=0)
+        low, median, p95, high = np.quantile(lengths, [0, 0.5, 0.95, 1], method="inverted_cdf")
+        return cls(min=int(low), median=int(median), p95=int(p95), max=int(high))
+
+
+class SplitInfo(_Record):
+    """One split of a shard.
+
+    Attributes:
+        source_split: the split of the source that it was taken from.
+        missing_images: images of the source split that have questions but no file.
+        missing_questions: questions of the source split left out because their image is missing.
+        unasked_images: images of the source split left out because no question asks about them.
+    """
+
+    source_split: str
+    images: int
+    questions: int
+    image_bytes: ByteLengths
+    question_bytes: ByteLengths
+    missing_images: int
+    missing_questions: int
+    unasked_images: int
+
+
+class SourceInfo(_Record):
+    """Where a shard's data comes from.
+
+    Attributes:
+        name: name of the source folder.
+        fingerprint: SHA-256 over the sorted names, sizes and SHA-256 of every file that was read.
+        json_files: SHA-256 of each questions and scenes file that was read, by its path inside the folder.
+    """
+
+    name: str
+    fingerprint: str
+    json_files: dict[str, str]
+
+
+class DevInfo(_Record):
+    """How the development split was carved out of the training images."""
+
+    fraction: float
+    seed: int
+
+
+class FileInfo(_Record):
+    """Size and hash of one file of the shard."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Record):
+    """Everything about a shard that is not in its tables.
+
+    Attributes:
+        spec: the image encoding's text.
+        codecs: versions of the libraries that wrote the image bytes.
+        splits: by the shard's names: `train`, `dev`, `test`.
+        files: every other file, by its path inside the shard.
+    """
+
+    format: Literal["vqa-bench shard"] = "vqa-bench shard"
+    version: Literal[1] = 1
+    spec: str
+    source: SourceInfo
+    dev: DevInfo | None
+    codecs: dict[str, str]
+    splits: dict[str, SplitInfo]
+    files: dict[str, FileInfo]
+
+
+def read_manifest(shard: Path) -> Manifest:
+    """Reads a shard's manifest.
+
+    Raises:
+        UserError: not a folder with a manifest, or a manifest of another kind or version.
+    """
+    path = shard / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(f"expected a shard (a folder with {MANIFEST_NAME}), got {shard}; make one with `serialize`")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise UserError(
+            f"expected the manifest of a shard of version 1, got {path} with {where}: {first['msg']}; serialize again"
+        ) from error
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    spec: str,
+    source: SourceInfo,
+    dev: DevInfo | None,
+    codecs: dict[str, str],
+    splits: dict[str, SplitInfo],
+) -> Manifest:
+    """Hashes all files of a shard's folder and writes its manifest, the last file of a shard."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): file_info(path) for path in paths}
+    manifest = Manifest(spec=spec, source=source, dev=dev, codecs=codecs, splits=splits, files=files)
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def file_info(path: Path) -> FileInfo:
+    """Size and SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileInfo(bytes=path.stat().st_size, sha256=digest)
+
+
+def fingerprint(files: dict[str, FileInfo]) -> str:
+    """SHA-256 over the sorted names, sizes and hashes of files; names are paths inside their folder."""
+    lines = (f"{name}\t{info.bytes}\t{info.sha256}\n" for name, info in sorted(files.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,68 @@
+"""Progress that suits where it is shown: a bar on a terminal, plain lines elsewhere. Knows nothing of the work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+PLAIN_SECONDS = 10.0  # between two plain lines
+
+
+class Progress(Protocol):
+    """Called with how much is done, how much there is, and a short note."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """Shows nothing."""
+
+
+@contextmanager
+def progress(label: str, unit: str) -> Iterator[Progress]:
+    """A reporter for one task; ends with a plain line that says how long it took."""
+    began = time.monotonic()
+    with _bar(label) if sys.stderr.isatty() else _lines(label, unit) as report:
+        yield report
+    print(f"{label}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _lines(label: str, unit: str) -> Iterator[Progress]:
+    began = last = time.monotonic()
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_SECONDS:
+            last = now
+            left = (now - began) / max(done, 1) * (total - done)
+            text = f"{label}: {done:,}/{total:,} {unit}, {left:.0f} s left"
+            print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
+
+    yield report
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield report

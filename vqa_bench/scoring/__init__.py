@@ -1,0 +1,1 @@
+"""From a model's log-probabilities over the answers to accuracies with intervals."""

@@ -1,0 +1,127 @@
+"""Answer a test set and write down what came out: predictions, the shuffled control, the numbers of the run.
+
+Knows batches and scores, not what kind of model answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqa_bench.data.loading import Group, batches, evaluation_groups, shuffled_pictures
+from vqa_bench.data.shards import Shard, SplitReader
+from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, LETTERS
+from vqa_bench.errors import UserError
+from vqa_bench.models import VQAModel
+from vqa_bench.progress import Progress, silent
+from vqa_bench.runs import DONE, PREDICTIONS, RESULT, SHUFFLED, write_json
+from vqa_bench.scoring.metrics import Prediction, summarise, write_predictions
+from vqa_bench.scoring.score import Scores, score
+
+DECIMALS = 6  # of the log-probabilities in predictions.jsonl; float32 models have no more to say
+SHUFFLE_SEED = 0
+
+
+def evaluate(
+    model: VQAModel, shard: Shard, out: Path, *, split: str = "test", report: Progress = silent
+) -> dict[str, Any]:
+    """Score a split and write predictions, `result.json` and, last, `DONE` into `out`; returns the result.
+
+    Raises UserError where the shard's encoding is not the one the model was trained on.
+    """
+    check_encoding(model, shard)
+    cell, reader = model.cell, shard.split(split)
+    predictions = _answer(model, reader, evaluation_groups(reader), report)
+    write_predictions(out / PREDICTIONS, predictions)
+    shuffled = None
+    if not model.blind and cell.evaluate.shuffled:
+        exchanged = shuffled_pictures(len(reader), SHUFFLE_SEED)
+        control = _answer(model, reader, evaluation_groups(reader, exchanged), report)
+        write_predictions(out / SHUFFLED, control)
+        shuffled = summarise(control)
+    info = shard.manifest.splits[split]
+    result = {
+        "format": 1,
+        "cell": cell.name,
+        "title": cell.title,
+        "model": {"kind": cell.model.kind, "parameters": model.parameters_count, "blind": model.blind},
+        "encoding": cell.encoding,
+        "layout": cell.sequence.layout if cell.model.kind == "mblm" else None,
+        "init": "scratch",
+        "seed": cell.seed,
+        "dataset": {
+            "name": shard.manifest.source.name,
+            "fingerprint": shard.manifest.source.fingerprint,
+            "questions": info.questions,
+            "images": info.images,
+            "missing_images": info.missing_images,
+            "missing_questions": info.missing_questions,
+        },
+        "train": None if cell.train is None else cell.train.model_dump(mode="json"),
+        "metrics": summarise(predictions),
+        "shuffled": shuffled,
+    }
+    write_json(out / RESULT, result)
+    (out / DONE).touch()
+    return result
+
+
+def check_encoding(model: VQAModel, shard: Shard) -> None:
+    """UserError unless a model that sees images gets them in the encoding it was trained on."""
+    if not model.blind and model.cell.encoding != shard.manifest.spec:
+        raise UserError(
+            f"expected a shard with the encoding of the run, {model.cell.encoding}, got {shard.path} with "
+            f"{shard.manifest.spec}; serialize the images with the run's encoding"
+        )
+
+
+def _answer(model: VQAModel, split: SplitReader, groups: list[Group], report: Progress) -> list[Prediction]:
+    """Predictions for the questions of the groups, read from the file by the names of their own images."""
+    size = model.cell.evaluate.images_per_batch
+    parts = [groups[first : first + size] for first in range(0, len(groups), size)]
+    predictions: list[Prediction] = []
+    names = split.images.column("image_filename").to_pylist()
+    model.eval()
+    for place, batch in enumerate(batches(parts.__getitem__, partial(model.collate, split), range(len(parts)))):
+        with torch.inference_mode():
+            scores = score(model, batch)
+        present = batch.present.flatten()
+        predictions += _records(split, names, batch.rows.flatten()[present].tolist(), scores, present, model)
+        report(place + 1, len(parts))
+    return predictions
+
+
+def _records(
+    split: SplitReader, names: list[str], rows: list[int], scores: Scores, present: torch.Tensor, model: VQAModel
+) -> Iterator[Prediction]:
+    log_probs = scores.log_probs[present].tolist()
+    greedy = scores.greedy[present].tolist()
+    mass = None if scores.mass is None else scores.mass[present].tolist()
+    free = None if scores.free is None else [f for f, there in zip(scores.free, present.tolist(), strict=True) if there]
+    spelled = {letter: answer for answer, letter in LETTERS.items()} if model.cell.sequence.answer == "letter" else {}
+    for i, row in enumerate(rows):
+        rounded = [round(value, DECIMALS) for value in log_probs[i]]
+        yield Prediction(
+            question_index=int(split.question_index[row]),
+            image=names[split.image_of_question[row]],
+            question_type=split.question_type[row],
+            group=GROUP_OF_TYPE[split.question_type[row]],
+            answer=split.answer[row],
+            prediction=ANSWERS[max(range(len(ANSWERS)), key=rounded.__getitem__)],
+            log_probs=tuple(rounded),
+            constrained_greedy=ANSWERS[greedy[i]],
+            free_greedy=None if free is None else _text(free[i], spelled),
+            trie_mass=None if mass is None else mass[i],
+        )
+
+
+def _text(answer: bytes | None, spelled: dict[str, str]) -> str:
+    """Free greedy decoding as text: the answer that its letter stands for, else what was written; "" if it has no end."""
+    if answer is None:
+        return ""
+    text = answer.decode("utf-8", errors="replace")
+    return spelled.get(text, text)

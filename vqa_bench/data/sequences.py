@@ -125,21 +125,13 @@ class Sequencer:
         ids[1 + len(data)] = END_PART
         return ids
 
-    def question(self, text: str) -> np.ndarray:
-        """A question's part, as UTF-8."""
-        data = text.encode()
-        limit = max(MAX_QUESTION_BYTES, self.context - self.image_length)
-        if len(data) > limit:
-            raise UserError(f"expected a question of at most {limit} bytes, got {len(data)}: {text[:60]!r}…")
-        return self.text(data)
-
     def suffix(self, text: str, answer: str, image: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, int]:
         """What follows the prefix (the whole sequence where none is shared): ids, weights, the answer's start.
 
         `image`: the image part, for layouts that do not begin with it.
         """
         make: dict[str, Callable[[], np.ndarray]] = {
-            "question": lambda: self.question(text),
+            "question": lambda: self.text(text.encode()),
             "answer": lambda: self.text(answer_bytes(answer, self.config.answer)),
             "image": lambda: self._given(image),
         }

@@ -120,7 +120,7 @@ def _records(
 
 
 def _text(answer: bytes | None, spelled: dict[str, str]) -> str:
-    """Free greedy decoding as text: the answer that its letter stands for, else what was written; "" if it has no end."""
+    """Free greedy decoding as text: the answer that its letter stands for, else what was written; "" without an end."""
     if answer is None:
         return ""
     text = answer.decode("utf-8", errors="replace")

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from mblm.model.fused import attend_segments
 
-# Up to here one array of weights beats PyTorch's blockwise CPU kernel, which with bfloat16 products takes 50 times longer.
-SHORT = 256
+# Up to so many weights a query, one plain array of them is quicker on a CPU than PyTorch's blockwise kernel, which with
+# bfloat16 products takes 50 times longer, and than a pass over each segment.
+SHORT = 512
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,8 @@ class Segment:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Plain causal attention, (n, S, H, E) each → (n, S, H, E), at scale E^-1/2."""
     S = q.shape[1]
-    if S <= SHORT and q.device.type == "cpu" and dropout == 0:
-        future = torch.ones(S, S, dtype=torch.bool).triu(1)
-        return attend_segments(q, [(k, v, future)])
+    if S <= SHORT and q.device.type == "cpu":
+        return _dense(q, k, v, _future(S, q.device), dropout)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     return attended.transpose(1, 2)
@@ -62,16 +62,49 @@ def attend(q: Tensor, past: tuple[Segment, ...], own: Segment, *, dropout: float
     if not past:
         # Positions past a row's length come last, so causality alone hides them from the real ones.
         return causal_attention(q, own.keys, own.values, dropout=dropout)
-    S = q.shape[1]
-    segments = [(s.keys, s.values, _unreal(s)) for s in past]
-    hidden = _unreal(own)
+    n, S = q.shape[:2]
+    own_hidden = _unreal(own)
     if S > 1:
-        future = torch.ones(S, S, dtype=torch.bool, device=q.device).triu(1)
-        hidden = future if hidden is None else hidden | future
-    segments.append((own.keys, own.values, hidden))
+        future = _future(S, q.device)
+        own_hidden = future if own_hidden is None else own_hidden | future
+    if len(past) == 1 and past[0].real is None and past[0].keys.shape[1] + n // past[0].rows * S <= SHORT:
+        return _attend_joined(q, past[0], own, own_hidden, dropout)
+    segments = [*((s.keys, s.values, _unreal(s)) for s in past), (own.keys, own.values, own_hidden)]
     if dropout > 0:
         return attend_with_dropout(q, segments, dropout)
     return attend_segments(q, segments)
+
+
+def _attend_joined(q: Tensor, shared: Segment, own: Segment, hidden: Tensor | None, dropout: float) -> Tensor:
+    """`attend` where one dense product is cheapest: all branches of a row as one sequence, blind to each other."""
+    b, T = shared.keys.shape[:2]
+    (n, S), K = q.shape[:2], q.shape[0] // shared.rows
+    blocks = torch.ones(b, K, S, K, S, dtype=torch.bool, device=q.device)
+    same = torch.arange(K, device=q.device)
+    within = torch.zeros((), dtype=torch.bool, device=q.device) if hidden is None else hidden
+    blocks[:, same, :, same] = within.expand(n, 1, S, S).view(b, K, S, S).transpose(0, 1)
+    mask = F.pad(blocks.view(b, 1, K * S, K * S), (T, 0), value=False)
+
+    def joined(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat((x, y.reshape(b, K * S, *y.shape[2:])), dim=1)
+
+    grouped = q.reshape(b, K * S, *q.shape[2:])
+    attended = _dense(grouped, joined(shared.keys, own.keys), joined(shared.values, own.values), mask, dropout)
+    return attended.reshape(q.shape)
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, dropout: float) -> Tensor:
+    """Attention in plain operations: (b, S, H, E) queries, (b, T, H, E) keys, `hidden` broadcasts to (b, H, S, T)."""
+    queries, keys, values = (x.transpose(1, 2).contiguous() for x in (q * q.shape[-1] ** -0.5, k, v))
+    bias = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, float("-inf"))
+    weights = (queries @ keys.transpose(2, 3) + bias).softmax(-1)
+    weights = F.dropout(weights, dropout, dropout > 0)
+    return (weights @ values).transpose(1, 2)
+
+
+def _future(S: int, device: torch.device) -> Tensor:
+    """True where a key comes after the query: (S, S)."""
+    return torch.ones(S, S, dtype=torch.bool, device=device).triu(1)
 
 
 def attend_with_dropout(q: Tensor, segments: list[tuple[Tensor, Tensor, Tensor | None]], dropout: float) -> Tensor:

@@ -72,10 +72,11 @@ class MBLM(nn.Module):
         tokens = table(ids.squeeze(-1) if stage == self.num_stages - 1 else ids)
         return self.pos_embs[stage](tokens, start)
 
-    def condition(self, stage: int, context: Float[Tensor, "*rows d"]) -> Tensor:
-        """What the output (…, D_{i-1}) of the stage above adds to the P_i inputs of `stage`: (…, P_i, D_i)."""
-        projected: Tensor = self.to_next_stage_proj[stage - 1](context)
-        return projected.unflatten(-1, (self.config.seq_lens[stage], -1))
+    def condition(self, stage: int, context: Float[Tensor, "*rows d"], count: int | None = None) -> Tensor:
+        """What the output (…, D_{i-1}) of the stage above adds to the first `count` (all) inputs: (…, P_i, D_i)."""
+        linear, dim = cast(nn.Linear, self.to_next_stage_proj[stage - 1][1]), self.config.hidden_dims[stage]
+        columns = None if count is None else count * dim
+        return F.linear(context, linear.weight[:columns], linear.bias[:columns]).unflatten(-1, (-1, dim))
 
     def with_start(self, stage: int, tokens: Float[Tensor, "b s d"]) -> Float[Tensor, "b t d"]:
         """The stage's start vector before the inputs: (B, S, D) → (B, 1+S, D)."""
@@ -121,22 +122,26 @@ class MBLM(nn.Module):
         B, K, S, _ = suffixes.shape
         done = prefix.shape[1]
         self.check_context(done + S)
+        # One table of patch vectors for both.
+        table, flat = self.token_embs_rev[-1], torch.cat((prefix.flatten(0, 1), suffixes[:, :, :-1].flatten(0, 2)))
+        tokens = table(flat.squeeze(-1) if self.num_stages == 1 else flat)
+        trunk, branches = tokens[: B * done].view(B, done, -1), tokens[B * done :].view(B, K, S - 1, -1)
         stage = incremental(self.stage_models[0])
-        y, state = stage.prefix(self.with_start(0, self.embed(0, prefix)))
+        y, state = stage.prefix(self.with_start(0, self.pos_embs[0](trunk)))
         first = y[:, None, -1:].expand(B, K, 1, -1)  # every suffix's first patch follows the prefix's last
         if S == 1:
             return y[:, :-1], first
-        later, _ = stage.branch(self.embed(0, suffixes[:, :, :-1], start=done), state)
+        later, _ = stage.branch(self.pos_embs[0](branches, done), state)
         return y[:, :-1], torch.cat((first, later), dim=2)
 
     # -- the later stages: only where a weighted byte is predicted ----------------------------------------------------
 
     def _local_outputs(
-        self, contexts: Float[Tensor, "m d"], ids: Int[Tensor, "m r"], leaves: Tensor | None
+        self, contexts: Float[Tensor, "m d"], ids: Int[Tensor, "m r"], leaves: Tensor | None, count: int
     ) -> Float[Tensor, "n t d"]:
-        """Outputs of the local stage, start included, (n, 1+P_N, D_N), for the local sequences `leaves`.
+        """Outputs of the local stage at its first `count` inputs, start included: (n, 1 + count, D_N).
 
-        `leaves` (n,): sorted indices into the M·R/P_N local sequences, None for all of them.
+        `leaves` (n,): sorted indices into the M·R/P_N local sequences that are run, None for all of them.
         """
         lens, N = self.config.seq_lens, self.num_stages
         above: Tensor | None = None  # the sequences of the stage above that were run, None for all
@@ -154,9 +159,9 @@ class MBLM(nn.Module):
                     parents = torch.searchsorted(above, parents)
                 context = outputs[parents, chosen % width]
                 flat_ids = flat_ids[chosen]
-            last = stage == N - 1
-            inputs = slice(None) if last else slice(None, -1)  # only the local stage's last output is used
-            tokens = self.embed(stage, flat_ids[:, inputs]) + self.condition(stage, context)[:, inputs]
+            # A stage in between never reads its last position: that conditions nothing.
+            inputs = count if stage == N - 1 else lens[stage] - 1
+            tokens = self.embed(stage, flat_ids[:, :inputs]) + self.condition(stage, context, inputs)
             outputs = self._run_chunked(stage, self.with_start(stage, tokens))
             above, width = chosen, lens[stage]
         return outputs
@@ -167,10 +172,10 @@ class MBLM(nn.Module):
             return contexts[targets.patches]
         P = self.config.seq_lens[-1]
         sources, is_start = targets.sources(chain)  # flat byte positions, (T,) each
-        local_sequences = sources // P
-        leaves, where = torch.unique(local_sequences, return_inverse=True)
-        outputs = self._local_outputs(contexts, chain.ids, leaves)
         slots = torch.where(is_start, 0, sources % P + 1)
+        leaves, where = torch.unique(sources // P, return_inverse=True)
+        # The local stage is causal: what comes after the last slot that predicts anything need not be read.
+        outputs = self._local_outputs(contexts, chain.ids, leaves, int(slots.max()))
         return outputs[where, slots]
 
     def _sparse_sums(self, contexts: Tensor, chain: Chain) -> LossSums:
@@ -289,7 +294,7 @@ class MBLM(nn.Module):
             outputs = cast(Tensor, self.stage_models[0](self.with_start(0, self.embed(0, patches))))
             return outputs[:, 1:], outputs[:, 0]
         contexts = self.contexts(patches).flatten(0, 1)
-        outputs = self._local_outputs(contexts, patches.reshape(B * count, R), None)
+        outputs = self._local_outputs(contexts, patches.reshape(B * count, R), None, self.config.seq_lens[-1])
         outputs = outputs.unflatten(0, (B, -1))  # (B, local sequences, 1+P_N, D_N)
         return outputs[:, :, 1:].flatten(1, 2), outputs[:, 0, 0]
 

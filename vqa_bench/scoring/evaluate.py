@@ -119,9 +119,9 @@ def _records(
         )
 
 
-def _text(answer: bytes | None, spelled: dict[str, str]) -> str:
-    """Free greedy decoding as text: the answer that its letter stands for, else what was written; "" without an end."""
+def _text(answer: bytes | None, spelled: dict[str, str]) -> str | None:
+    """Free greedy decoding as text: the answer that its letter stands for, else what was written; None without an end."""
     if answer is None:
-        return ""
+        return None
     text = answer.decode("utf-8", errors="replace")
     return spelled.get(text, text)

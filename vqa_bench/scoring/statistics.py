@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import bdtr  # scipy.stats would take seconds to import
 
 from vqa_bench.errors import UserError
 
@@ -129,9 +129,9 @@ def unclustered_mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     only_a = int((correct_a > correct_b).sum())
     only_b = int((correct_a < correct_b).sum())
     discordant, fewer = only_a + only_b, min(only_a, only_b)
-    at_most = stats.binom.cdf(fewer, discordant, 0.5)
-    exactly = stats.binom.pmf(fewer, discordant, 0.5)
-    return McNemar(only_a, only_b, min(1.0, float(2 * at_most)), min(1.0, float(2 * at_most - exactly)))
+    at_most = float(bdtr(fewer, discordant, 0.5))
+    below = float(bdtr(fewer - 1, discordant, 0.5)) if fewer > 0 else 0.0
+    return McNemar(only_a, only_b, exact_p=min(1.0, 2 * at_most), mid_p=min(1.0, at_most + below))
 
 
 def chance_level(num_candidates: ArrayLike) -> float:

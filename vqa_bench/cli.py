@@ -91,12 +91,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("cell", help="the name of the cell")
     _add_folders(parser)
-    parser.set_defaults(run=_matrix)
+    parser.set_defaults(run=_matrix, jobs=1)
 
 
 def _add_matrix(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path)
     _add_folders(parser)
+    parser.add_argument("--jobs", type=int, default=1, help="cells that train at the same time (default 1)")
     parser.set_defaults(run=_matrix, cell=None)
 
 
@@ -178,7 +179,9 @@ def _matrix(options: argparse.Namespace) -> int:
 
     config = load_matrix(options.config)
     out = options.out or Path("runs") / config.name
-    faults = run_matrix(config, out, options.data, _make_source, workers=options.workers, only=options.cell)
+    faults = run_matrix(
+        config, out, options.data, _make_source, workers=options.workers, jobs=options.jobs, only=options.cell
+    )
     if options.cell is None:
         _print_report(out, None)
     return 1 if faults else 0

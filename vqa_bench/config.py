@@ -58,13 +58,18 @@ class TransformerStageConfig(_Strict):
 
 
 class MBLMConfig(_Strict):
-    """The byte model: a list entry a stage, from the most global to the local one."""
+    """The byte model: a list entry a stage, from the most global to the local one.
+
+    byte_init: how the vectors of the 256 bytes begin. `normal` is PyTorch's, each for itself; with `smooth`, half of
+    the channels are slow waves over the byte's value, so that pixels of nearly the same brightness begin alike.
+    """
 
     kind: Literal["mblm"] = "mblm"
     hidden_dims: list[int]
     seq_lens: list[int]
     num_layers: list[int]
     stages: list[TransformerStageConfig]
+    byte_init: Literal["normal", "smooth"] = "normal"
 
 
 class CNNLSTMConfig(_Strict):
@@ -107,7 +112,8 @@ class TrainConfig(_Strict):
     questions_per_image: how many questions an image has in a batch, drawn anew each epoch; None takes all.
     accumulate: batches that one optimiser step adds up. precision: autocast through accelerate. matmul_precision:
     PyTorch's `set_float32_matmul_precision` while training (`medium`: float32 matrices are multiplied in bfloat16 where
-    the processor has it); scoring is always in full precision.
+    the processor has it); scoring is always in full precision. threads: of PyTorch on the CPU, None for its default;
+    fixed, so that sums are taken in the same order whatever else runs.
     """
 
     steps: int = Field(ge=1)
@@ -121,6 +127,7 @@ class TrainConfig(_Strict):
     accumulate: int = Field(default=1, ge=1)
     precision: Literal["no", "bf16", "fp16"] = "no"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    threads: int | None = Field(default=None, ge=1)
 
 
 class EvaluateConfig(_Strict):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,25 +52,42 @@ class Cell:
 
 
 def run_matrix(
-    config: MatrixConfig, out: Path, data: Path, make_source: MakeSource, *, workers: int, only: str | None = None
+    config: MatrixConfig,
+    out: Path,
+    data: Path,
+    make_source: MakeSource,
+    *,
+    workers: int,
+    jobs: int = 1,
+    only: str | None = None,
 ) -> list[str]:
-    """Fill every cell (or the one named); returns what went wrong, a line a cell, nothing if all is well.
+    """Fill every cell (or the one named), `jobs` of them at a time, each in a process of its own if there are several.
 
-    Raises UserError before the first cell trains if the data or any cell is not as it should be.
+    Returns what went wrong, a line a cell, nothing if all is well. Raises UserError before the first cell trains if the
+    data or any cell is not as it should be.
     """
     cells = prepare(config, out, data, make_source, workers=workers)
     if only is not None:
         config.cell(only)
         cells = [cell for cell in cells if cell.config.name == only]
-    faults = []
-    for place, cell in enumerate(cells, start=1):
-        print(f"[{place}/{len(cells)}] {cell.config.name}: {cell.config.title}", file=sys.stderr, flush=True)
-        try:
-            fill(cell)
-        except UserError as error:
-            faults.append(f"{cell.config.name}: {error}")
-            print(f"error: {faults[-1]}", file=sys.stderr, flush=True)
-    return faults
+    if jobs == 1:
+        found = [_attempt(cell) for cell in cells]
+    else:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            found = list(pool.map(_attempt, cells))
+    return [fault for fault in found if fault is not None]
+
+
+def _attempt(cell: Cell) -> str | None:
+    """Fill a cell; what went wrong as one line, said at once, or None."""
+    print(f"{cell.config.name}: {cell.config.title}", file=sys.stderr, flush=True)
+    try:
+        fill(cell)
+    except UserError as error:
+        fault = f"{cell.config.name}: {error}"
+        print(f"error: {fault}", file=sys.stderr, flush=True)
+        return fault
+    return None
 
 
 def prepare(config: MatrixConfig, out: Path, data: Path, make_source: MakeSource, *, workers: int) -> list[Cell]:
@@ -114,9 +133,13 @@ def fill(cell: Cell) -> None:
     if is_done(cell.run):
         print(f"{cell.config.name}: finished before, kept", file=sys.stderr, flush=True)
         return
+    import torch
+
     from vqa_bench.scoring.evaluate import evaluate
     from vqa_bench.train import train
 
+    if cell.config.train is not None and cell.config.train.threads is not None:
+        torch.set_num_threads(cell.config.train.threads)
     shutil.rmtree(cell.run, ignore_errors=True)
     cell.run.mkdir(parents=True)
     write_json(cell.run / "provenance.json", provenance())

@@ -22,8 +22,9 @@ from baselines.cnn_lstm import CNNLSTM
 from baselines.lstm import QuestionLSTM
 from baselines.majority import Majority
 from baselines.text import WordVocabulary
-from mblm import MBLM, LossSums, MBLMModelConfig, TransformerBlock
+from mblm import MBLM, LossSums, MBLMModelConfig, StageBlock, TransformerBlock
 from mblm.decode import DecodeState, branch, read_prefix, step
+from mblm.model.embedding import smooth_init_
 from vqa_bench.config import CellConfig, CNNLSTMConfig, LSTMConfig, MajorityConfig, MBLMConfig
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.loading import Group
@@ -33,6 +34,7 @@ from vqa_bench.data.vocab import ANSWERS, PAD, QUESTION_TYPES, VOCAB_SIZE
 
 ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
 MAX_CACHED_BYTES = 1 << 30  # decoded pictures are kept in memory up to this size
+MAX_CACHED_TEXTS = 300_000  # questions whose ids are kept, about 2 KB each
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,15 @@ class ByteModel(VQAModel):
         super().__init__(cell, built)
         config = cast(MBLMConfig, cell.model)
         self.mblm = MBLM(_model_config(config))
+        if config.byte_init == "smooth":
+            for table in self.mblm.token_embs_rev:
+                smooth_init_(cast(nn.Embedding, table.embedding))
         self.sequencer = Sequencer(
             cell.sequence, self.mblm.config.patch_size, self.mblm.config.context, built["image_bytes"]
         )
         self.candidates = candidates(cell.sequence.answer)
+        self._texts: dict[int, tuple[np.ndarray, np.ndarray, int]] = {}
+        self._texts_of: SplitReader | None = None
 
     @classmethod
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
@@ -133,24 +140,38 @@ class ByteModel(VQAModel):
 
     def collate(self, split: SplitReader, groups: Sequence[Group]) -> ByteBatch:
         sequencer, places = self.sequencer, _places(split, groups)
-        B, K = places["present"].shape
-        parts = [sequencer.image(split.image_bytes(group.image)) for group in groups]
-        made = [
-            [sequencer.suffix(split.question[row], split.answer[row], part) for row in group.questions]
-            for group, part in zip(groups, parts, strict=True)
-        ]
-        longest = max(len(ids) for row in made for ids, _, _ in row)
-        suffixes = np.full((B, K, longest), PAD, np.int64)
-        weights = np.zeros((B, K, longest), np.float32)
-        answer_patches = np.ones((B, K), np.int64)
-        for b, row in enumerate(made):
-            for k, (ids, weight, start) in enumerate(row):
-                suffixes[b, k, : len(ids)], weights[b, k, : len(ids)] = ids, weight
-                answer_patches[b, k] = start // sequencer.patch_size
-        prefix = np.stack(parts) if sequencer.shares_prefix else np.zeros((B, 0), np.int64)
-        prefix_weights = np.stack([sequencer.weights(part, "image") for part in prefix])
-        arrays = (prefix, prefix_weights, suffixes, weights, answer_patches)
+        prefix = np.stack([sequencer.image(split.image_bytes(group.image)) for group in groups])
+        prefix_weights = sequencer.weights(prefix, "image")
+        suffixes, weights, starts = self._suffixes(split, groups, places, prefix)
+        if not sequencer.shares_prefix:
+            prefix, prefix_weights = prefix[:, :0], prefix_weights[:, :0]
+        arrays = (prefix, prefix_weights, suffixes, weights, starts // sequencer.patch_size)
         return ByteBatch(**places, **dict(zip(_BYTE_FIELDS, map(torch.from_numpy, arrays), strict=True)))
+
+    def _suffixes(
+        self, split: SplitReader, groups: Sequence[Group], places: dict[str, Tensor], images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids and weights (B, K, M), answers' starts (B, K); a place without a question is one patch of padding."""
+        if self._texts_of is not split:
+            self._texts, self._texts_of = {}, split
+        made = []
+        for group, image in zip(groups, images, strict=True):
+            for row in group.questions.tolist():
+                # Without the image, a question's suffix is the same every epoch.
+                suffix = self._texts.get(row)
+                if suffix is None:
+                    suffix = self.sequencer.suffix(split.question[row], split.answer[row], image)
+                    if self.sequencer.shares_prefix and len(self._texts) < MAX_CACHED_TEXTS:
+                        self._texts[row] = suffix
+                made.append(suffix)
+        present = places["present"].numpy()
+        M = max(len(ids) for ids, _, _ in made)
+        suffixes = np.full((*present.shape, M), PAD, np.int64)
+        weights = np.zeros(suffixes.shape, np.float32)
+        starts = np.full(present.shape, self.sequencer.patch_size, np.int64)
+        for b, k, (ids, weight, start) in zip(*np.nonzero(present), made, strict=True):
+            suffixes[b, k, : len(ids)], weights[b, k, : len(ids)], starts[b, k] = ids, weight, start
+        return suffixes, weights, starts
 
     def forward(self, batch: ByteBatch) -> LossSums:
         if not self.sequencer.shares_prefix:
@@ -180,7 +201,7 @@ _BYTE_FIELDS = ("prefix", "prefix_weights", "suffixes", "weights", "answer_patch
 
 
 def _model_config(config: MBLMConfig) -> MBLMModelConfig:
-    blocks = [
+    blocks: list[StageBlock] = [
         TransformerBlock(
             attn_head_dims=stage.head_dim,
             attn_num_heads=stage.heads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -25,21 +26,25 @@ def silent(done: int, total: int, note: str = "") -> None:
 def progress(label: str, unit: str) -> Iterator[Progress]:
     """A reporter for one task; ends with a plain line that says how long it took."""
     began = time.monotonic()
-    with _bar(label) if sys.stderr.isatty() else _lines(label, unit) as report:
+    alone = multiprocessing.parent_process() is None  # several processes would draw over each other's bars
+    with _bar(label) if sys.stderr.isatty() and alone else _lines(label, unit) as report:
         yield report
     print(f"{label}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _lines(label: str, unit: str) -> Iterator[Progress]:
-    began = last = time.monotonic()
+    began: float | None = None  # when and with how much done the first report came: what is before it is preparation
+    last, first = 0.0, 0
 
     def report(done: int, total: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal began, last, first
         now = time.monotonic()
+        if began is None:
+            began, last, first = now, now, done
         if now - last >= PLAIN_SECONDS:
             last = now
-            left = (now - began) / max(done, 1) * (total - done)
+            left = (now - began) / max(done - first, 1) * (total - done)
             text = f"{label}: {done:,}/{total:,} {unit}, {left:.0f} s left"
             print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
 

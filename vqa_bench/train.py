@@ -59,7 +59,7 @@ def _optimise(
         world=accelerator.num_processes,
     )
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas
+        parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
     wrapped, optimizer = accelerator.prepare(model.train(), optimizer)
@@ -110,7 +110,7 @@ def _step(
             sums = model(part)
             accelerator.backward(sums.total)
         total += sums.total.detach().double().cpu()
-        count += sums.count.double().cpu()
+        count += sums.targets.double().cpu()
     # DDP averages gradients over the ranks; a sum is wanted, hence the number of processes.
     all_total, all_count = accelerator.reduce(torch.stack((total, count)).to(accelerator.device), "sum").tolist()
     loss = all_total / max(all_count, 1)
@@ -143,7 +143,8 @@ def scale_gradients(model: nn.Module, factor: float) -> None:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices decay; gains, biases, start vectors and embeddings do not."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for parameter in model.parameters():
         (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

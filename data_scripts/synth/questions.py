@@ -92,7 +92,8 @@ class QuestionWriter:
             templates = _TEMPLATES[family]
             template = templates[int(rng.random() * len(templates))]
             text = realise(template, filling.phrases, filling.relations, rng)
-            if text not in texts:
+            limit = self._preset.max_question_bytes
+            if text not in texts and (limit is None or len(text) <= limit):
                 return {"question": text, "answer": answer, "program": write_program(FAMILIES[family], filling)}
         return None
 

@@ -26,14 +26,17 @@ def compare_integer(comparison: str, these: str, those: str) -> tuple[str, ...]:
         "equal_integer": (
             f"Can you see exactly as many {these} as {those}?",
             f"Do the {these} and the {those} come in equal number?",
+            f"Are {these} as many as {those}?",
         ),
         "less_than": (
             f"Can you see fewer {these} than {those}?",
             f"Does the picture show fewer {these} than {those}?",
+            f"Do {those} outnumber {these}?",
         ),
         "greater_than": (
             f"Can you see more {these} than {those}?",
             f"Does the picture show more {these} than {those}?",
+            f"Do {these} outnumber {those}?",
         ),
     }[comparison]
 
@@ -43,6 +46,7 @@ def compare_attribute(attribute: str, this: str, that: str) -> tuple[str, ...]:
     return (
         f"Do the {this} and the {that} share one {attribute}?",
         f"Does the {this} match the {that} in {attribute}?",
+        f"Is the {this} like the {that} in {attribute}?",
     )
 
 
@@ -51,6 +55,7 @@ def same_exist(attribute: str) -> tuple[str, ...]:
     return (
         f"Does anything else match the {{1}} in {attribute}?",
         f"Does the {{1}} share its {attribute} with anything?",
+        f"Is anything else like the {{1}} in {attribute}?",
     )
 
 
@@ -59,6 +64,7 @@ def same_count(attribute: str) -> tuple[str, ...]:
     return (
         f"How many others match the {{1}} in {attribute}?",
         f"With how many things does the {{1}} share its {attribute}?",
+        f"How many others share the {attribute} of the {{1}}?",
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -103,7 +103,7 @@ class Recompute:
 
 def incremental(stage: nn.Module) -> IncrementalStage:
     """The stage itself where it can continue, else a wrapper that recomputes its sequence."""
-    return stage if isinstance(stage, IncrementalStage) else Recompute(stage)
+    return stage if isinstance(stage, IncrementalStage) else cast(IncrementalStage, Recompute(stage))
 
 
 def group_rows(rows: int, width: int, parents: Tensor) -> Tensor:

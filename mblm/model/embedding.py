@@ -5,6 +5,9 @@ Shapes: V vocabulary, R bytes of a patch, D_N the local stage's width (every byt
 
 from __future__ import annotations
 
+import math
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -53,7 +56,7 @@ class PatchEmbedding(nn.Module):
 
     def by_table(self, ids: Int[Tensor, "*shape r"]) -> Float[Tensor, "*shape d"]:
         """The same as embedding, concatenating and projecting, through a table."""
-        norm, linear, last_norm = self._post[1], self._post[2], self._post[3]
+        norm, linear = cast(nn.LayerNorm, self._post[1]), cast(nn.Linear, self._post[2])
         V, byte_dim = self.embedding.weight.shape
         R, D = self.patch_size, linear.out_features
         # Like `padding_idx`: the pad row is read but gets no gradient.
@@ -69,7 +72,20 @@ class PatchEmbedding(nn.Module):
         scale = torch.rsqrt((square - mean.square()).clamp(min=0) + norm.eps)
         centred = summed[:, :D] - mean[:, None] * weight.sum((1, 2))
         out = centred * scale[:, None] + (linear.weight @ norm.bias + linear.bias)
-        return last_norm(out).view(*ids.shape[:-1], D)
+        return cast(Tensor, self._post[3](out)).view(*ids.shape[:-1], D)
+
+
+@torch.no_grad()
+def smooth_init_(embedding: nn.Embedding) -> None:
+    """Begin the first half of the channels of ids 0-255 as slow random waves over the id: neighbours begin alike.
+
+    Bytes that are intensities then share what is learned of them from the first step on; the other half of the channels
+    stays as it was and tells bytes apart. Waves have unit variance, at most about one period over the 256 values.
+    """
+    channels = embedding.embedding_dim // 2
+    values = torch.linspace(0, 1, 256)[:, None]
+    waves = torch.cos(3 * torch.randn(channels) * values + 2 * math.pi * torch.rand(channels))
+    embedding.weight[:256, :channels] = math.sqrt(2) * waves
 
 
 class FixedPositions(nn.Embedding):

@@ -30,7 +30,7 @@ class LossSums(NamedTuple):
     """Weighted cross-entropy summed over bytes (nats), and how many bytes have a weight; the mean is taken once."""
 
     total: Tensor
-    count: Tensor
+    targets: Tensor
 
 
 class MBLM(nn.Module):
@@ -74,7 +74,10 @@ class MBLM(nn.Module):
 
     def condition(self, stage: int, context: Float[Tensor, "*rows d"], count: int | None = None) -> Tensor:
         """What the output (…, D_{i-1}) of the stage above adds to the first `count` (all) inputs: (…, P_i, D_i)."""
-        linear, dim = cast(nn.Linear, self.to_next_stage_proj[stage - 1][1]), self.config.hidden_dims[stage]
+        linear, dim = (
+            cast(nn.Linear, cast(nn.Sequential, self.to_next_stage_proj[stage - 1])[1]),
+            self.config.hidden_dims[stage],
+        )
         columns = None if count is None else count * dim
         return F.linear(context, linear.weight[:columns], linear.bias[:columns]).unflatten(-1, (-1, dim))
 
@@ -184,9 +187,7 @@ class MBLM(nn.Module):
         if targets.weights.numel() == 0:
             return LossSums(contexts.sum() * 0.0, count)
         logits = self.to_logits(self._predictors(contexts, chain, targets))
-        losses = F.cross_entropy(
-            logits.float() if logits.dtype != torch.float64 else logits, targets.ids, reduction="none"
-        )
+        losses = F.cross_entropy(logits, targets.ids, reduction="none")
         return LossSums((losses * targets.weights).sum(), count)
 
     # -- public -------------------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ class MBLM(nn.Module):
         chain = chains(patches, padded)
         contexts = self.contexts(patches).flatten(0, 1)
         sums = self._sparse_sums(contexts, chain)
-        return sums.total / sums.count.clamp(min=1)
+        return sums.total / sums.targets.clamp(min=1)
 
     def _dense(self, patches: Int[Tensor, "b p r"]) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b d"]]:
         """Local outputs at every byte, (B, P·R, D_N), and the first patch's start output, (B, D_N)."""

@@ -119,6 +119,8 @@ class FeedForward(nn.Sequential):
     def shifted(self, x: Tensor, before: Tensor | None = None) -> Tensor:
         """The whole of it on the shifted (n, S, D), the norm's gain taken into the first weight."""
         norm, widen, gelu, dropout, narrow = self
+        assert isinstance(norm, RMSNorm)
+        assert isinstance(widen, nn.Linear)
         hidden = F.linear(shift_norm(x, before), widen.weight * norm.g, widen.bias)
         return cast(Tensor, narrow(dropout(gelu(hidden))))
 

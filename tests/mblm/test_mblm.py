@@ -54,11 +54,11 @@ def test_loss_only_where_it_is_weighed(seq_lens: list[int], where: list[int]) ->
     sums = model.loss_sums(ids, weights)
     expected = plain_loss_sum(model, ids, weights)
     torch.testing.assert_close(sums.total, expected)
-    assert sums.count == ((weights != 0) & (ids != model.pad_token_id)).sum()
+    assert sums.targets == ((weights != 0) & (ids != model.pad_token_id)).sum()
     assert_same_gradients(
         gradients(model, model.loss_sums(ids, weights).total), gradients(model, plain_loss_sum(model, ids, weights))
     )
-    torch.testing.assert_close(model(ids, loss_mask=weights), expected / sums.count)
+    torch.testing.assert_close(model(ids, loss_mask=weights), expected / sums.targets)
 
 
 @pytest.mark.parametrize("seq_lens", SHAPES, ids=str)
@@ -119,7 +119,7 @@ def test_no_weighted_byte_is_zero_loss_with_gradients() -> None:
     model, ids = build([5, 4]), random_ids(2, 9)
     sums = model.loss_sums(ids, torch.zeros(2, 9, dtype=torch.float64))
     assert sums.total == 0
-    assert sums.count == 0
+    assert sums.targets == 0
     assert all(torch.isfinite(g).all() for g in gradients(model, sums.total).values())
 
 

@@ -41,7 +41,7 @@ def test_the_loss_is_that_of_separate_sequences(shard: Shard, layout: str, weigh
             total, count = total + loss * (weight > 0).sum(), count + int((weight > 0).sum())
     torch.testing.assert_close(sums.total, total)
     if not weights:
-        assert sums.count == count
+        assert sums.targets == count
 
 
 @pytest.mark.parametrize("model", ["mblm", "cnn_lstm", "lstm", "majority"])

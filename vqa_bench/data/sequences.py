@@ -148,8 +148,8 @@ class Sequencer:
         return ids, np.concatenate(weights), len(ids) - len(parts[-1])
 
     def weights(self, ids: np.ndarray, part: Part) -> np.ndarray:
-        """The loss weight of every id of a part: its bytes and its end, not its start and not its padding."""
-        weight = np.full(len(ids), getattr(self.config.weights, part), np.float32)
+        """The loss weight of every id of parts of a kind: their bytes and ends, not their starts nor their padding."""
+        weight = np.full(ids.shape, getattr(self.config.weights, part), np.float32)
         weight[(ids == PAD) | (ids == START_TEXT) | (ids == START_IMAGE)] = 0
         return weight
 

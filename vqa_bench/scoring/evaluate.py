@@ -120,7 +120,7 @@ def _records(
 
 
 def _text(answer: bytes | None, spelled: dict[str, str]) -> str | None:
-    """Free greedy decoding as text: the answer that its letter stands for, else what was written; None without an end."""
+    """Free greedy decoding as text: its letter's answer, else what was written; None without an end."""
     if answer is None:
         return None
     text = answer.decode("utf-8", errors="replace")

@@ -1,0 +1,124 @@
+"""Attention over shared segments: every way of computing it against repeated keys and one softmax."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mblm.model import attention
+from mblm.model.attention import Segment, attend, attend_with_dropout, causal_attention
+from mblm.model.embedding import smooth_init_
+from mblm.model.fused import attend_segments, rotate_, shift_norm, unit_norm
+from tests.mblm.reference import build, gradients, plain_loss_sum
+from tests.mblm.test_mblm import random_ids
+
+H, E = 2, 4
+
+
+def random_segment(rows: int, length: int, *, ragged: bool = False) -> Segment:
+    keys, values = torch.randn(2, rows, length, H, E, dtype=torch.float64, requires_grad=True).unbind(0)
+    real = torch.arange(length) < torch.randint(1, length + 1, (rows, 1)) if ragged else None
+    return Segment(keys, values, real)
+
+
+def plain(q: Tensor, past: tuple[Segment, ...], own: Segment) -> Tensor:
+    """Keys repeated for every row, one mask, one softmax."""
+    n, S = q.shape[:2]
+    keys, values, hidden = [], [], []
+    for segment in (*past, own):
+        group, length = n // segment.rows, segment.keys.shape[1]
+        keys.append(segment.keys.repeat_interleave(group, 0))
+        values.append(segment.values.repeat_interleave(group, 0))
+        real = torch.ones(segment.rows, length, dtype=torch.bool) if segment.real is None else segment.real
+        unseen = ~real.repeat_interleave(group, 0)[:, None].expand(n, S, length)
+        hidden.append(unseen | torch.ones(S, S, dtype=torch.bool).triu(1) if segment is own else unseen)
+    scores = torch.einsum("nshe,nthe->nhst", q, torch.cat(keys, 1)) * E**-0.5
+    weights = scores.masked_fill(torch.cat(hidden, -1)[:, None], float("-inf")).softmax(-1)
+    return torch.einsum("nhst,nthe->nshe", weights, torch.cat(values, 1))
+
+
+@pytest.mark.parametrize("short", [0, 512], ids=["segments", "joined"])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("rows", [(), (2,), (2, 6)], ids=str)
+def test_attention_over_segments(
+    monkeypatch: pytest.MonkeyPatch, short: int, ragged: bool, rows: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", short)
+    torch.manual_seed(0)
+    past = tuple(random_segment(b, 5 + b, ragged=ragged and b > 2) for b in rows)
+    own = random_segment(12, 3, ragged=ragged)
+    q = torch.randn(12, 3, H, E, dtype=torch.float64, requires_grad=True)
+    inputs = [q, own.keys, own.values, *(t for s in past for t in (s.keys, s.values))]
+    real = torch.ones(12, 3, dtype=torch.bool) if own.real is None else own.real
+    weight = torch.randn(12, 3, H, E, dtype=torch.float64) * real[..., None, None]  # what is not real may be anything
+    ours, expected = attend(q, past, own), plain(q, past, own)
+    torch.testing.assert_close(ours * real[..., None, None], expected * real[..., None, None])
+    found = torch.autograd.grad((ours * weight).sum(), inputs)
+    wanted = torch.autograd.grad((expected * weight).sum(), inputs)
+    for gradient, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
+
+
+def test_dropout_drops_a_share_of_the_weights() -> None:
+    torch.manual_seed(0)
+    shared, own = random_segment(1, 400), random_segment(2, 1)
+    q = torch.randn(2, 1, H, E, dtype=torch.float64)
+    segments = [(s.keys, s.values, None) for s in (shared, own)]
+    torch.testing.assert_close(attend_with_dropout(q, segments, 0.0), attend_segments(q, segments))
+    many = torch.stack([attend_with_dropout(q, segments, 0.3) for _ in range(400)])
+    torch.testing.assert_close(many.mean(0), attend_segments(q, segments), rtol=0, atol=0.02)
+    assert many.std(0).min() > 0.01
+
+
+@pytest.mark.parametrize("short", [0, 512])
+def test_causal_attention(monkeypatch: pytest.MonkeyPatch, short: int) -> None:
+    monkeypatch.setattr(attention, "SHORT", short)
+    own = random_segment(3, 7)
+    q = torch.randn(3, 7, H, E, dtype=torch.float64)
+    torch.testing.assert_close(causal_attention(q, own.keys, own.values), plain(q, (), own))
+
+
+@pytest.mark.parametrize("dim", [6, 7])
+@pytest.mark.parametrize("with_before", [False, True])
+def test_gradients_of_the_fused_parts(dim: int, with_before: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, dim, dtype=torch.float64, requires_grad=True)
+    before = torch.randn(2, dim, dtype=torch.float64, requires_grad=True) if with_before else None
+    assert torch.autograd.gradcheck(shift_norm, (x, before))
+    assert torch.autograd.gradcheck(unit_norm, (x,))
+    qkv = torch.randn(2, 3, 3 * 2 * 4, dtype=torch.float64, requires_grad=True)
+    cos, sin = torch.rand(2, 3, 1, 1, 2, dtype=torch.float64).unbind(0)
+    assert torch.autograd.gradcheck(lambda t: rotate_(t * 1, cos, sin, 2), (qkv,))
+
+
+def test_shift_and_norm_by_hand() -> None:
+    x = torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])
+    expected = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])  # the second channel comes one position late
+    expected /= expected.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(shift_norm(x), expected)
+    assert unit_norm(torch.zeros(1, 4)).abs().sum() == 0  # the floor, not a division by zero
+
+
+def test_the_long_way_of_a_shared_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SHORT", 0)
+    model = build([12, 4])
+    prefix, suffixes = random_ids(2, 8), random_ids(2, 3, 9, seed=2)
+    weights = torch.rand(2, 3, 9, dtype=torch.float64)
+    whole = torch.cat((prefix[:, None].expand(2, 3, 8), suffixes), dim=2).flatten(0, 1)
+    padded = torch.cat((torch.zeros(6, 8, dtype=torch.float64), weights.flatten(0, 1)), dim=1)
+    found = gradients(model, model.shared_loss_sums(prefix, suffixes, weights).total)
+    for name, gradient in gradients(model, plain_loss_sum(model, whole, padded)).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_smooth_bytes_begin_like_their_neighbours() -> None:
+    torch.manual_seed(0)
+    embedding = torch.nn.Embedding(264, 64)
+    specials = embedding.weight[256:].clone()
+    smooth_init_(embedding)
+    vectors = embedding.weight.detach()
+    near = torch.nn.functional.cosine_similarity(vectors[:255], vectors[1:256]).mean()
+    far = torch.nn.functional.cosine_similarity(vectors[:128], vectors[128:256]).mean()
+    assert near > 0.4
+    assert far < 0.25
+    assert len(vectors[:256].unique(dim=0)) == 256
+    assert torch.equal(vectors[256:], specials)

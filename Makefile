@@ -12,7 +12,7 @@ bench: $(READY)
 	$(BIN)/vqa-bench matrix configs/mini.yaml --jobs 2
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

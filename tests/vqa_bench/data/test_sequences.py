@@ -75,7 +75,7 @@ def test_every_part_has_a_weight_of_its_own() -> None:
 
 
 def test_what_does_not_fit_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"at most 300 bytes \(the model's context\), got 528: 288 for an image of 256"):
+    with pytest.raises(UserError, match=r"at most 300 bytes \(the model's context\), got 504: 276 for an image of 256"):
         sequencer(12, context=300)
     with pytest.raises(UserError, match="an image of at most 10 bytes, got 11"):
         sequencer(image_bytes=10).image(bytes(11))

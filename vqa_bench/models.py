@@ -9,6 +9,7 @@ L ids of the prefix, M ids of the longest suffix, R bytes in a patch of the firs
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, cast
@@ -74,7 +75,7 @@ class ClassifierBatch(Batch):
     types: list[str]
 
 
-class VQAModel(nn.Module):
+class VQAModel(nn.Module, ABC):
     """Everything that answers. `built` is what the training data decided (JSON-able), saved beside the weights."""
 
     blind: ClassVar[bool]
@@ -85,17 +86,17 @@ class VQAModel(nn.Module):
         self.cell, self.built = cell, built
 
     @classmethod
+    @abstractmethod
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
         """What the data decides about the model, for `built`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, split: SplitReader, groups: Sequence[Group]) -> Batch:
         """A batch on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: Any) -> LossSums:
         """Loss summed over the weighted targets of a batch, and their count."""
-        raise NotImplementedError
 
     @property
     def parameters_count(self) -> int:
@@ -265,8 +266,9 @@ class Classifier(VQAModel):
         """(B·K, A) natural logs."""
         return self._logits(batch).flatten(0, 1).double().log_softmax(-1)
 
+    @abstractmethod
     def _logits(self, batch: ClassifierBatch) -> Tensor:
-        raise NotImplementedError
+        """(B, K, A)."""
 
     def _picture(self, split: SplitReader, row: int) -> np.ndarray:
         """The decoded picture (H, W, 3) uint8, kept while all of them fit."""

@@ -13,7 +13,7 @@ from vqa_bench.data.shards import Shard, open_shard
 from vqa_bench.models import MODELS, VQAModel, build
 
 PIXELS = "pixels:6x4,order=block2"
-TRAIN = {"steps": 4, "images_per_batch": 4, "learning_rate": 1e-3}
+TRAIN = {"steps": 4, "images_per_batch": 4, "learning_rate": 1e-3, "threads": 1}
 BYTE_MODEL = {
     "kind": "mblm",
     "hidden_dims": [16, 8],

@@ -165,3 +165,14 @@ def test_broken_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     arguments[1] = strange
     assert "query_smell" in fails(capsys, *arguments)
     assert np.all([not p.name.endswith(".partial") for p in tmp_path.iterdir()])
+
+
+@pytest.mark.slow
+def test_cells_trained_at_the_same_time_give_the_same_table(
+    tmp_path: Path, clevr: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, clevr)
+    folders = ["--data", str(tmp_path / "data"), "--workers", "1"]
+    for jobs in ("1", "2"):
+        assert main(["matrix", str(config), "--out", str(tmp_path / jobs), *folders, "--jobs", jobs]) == 0
+    assert (tmp_path / "1" / "table.csv").read_bytes() == (tmp_path / "2" / "table.csv").read_bytes()

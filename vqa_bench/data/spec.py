@@ -4,6 +4,7 @@ A spec is a typed object and a short text, `kind:size,option=value,…`, that pr
 themselves are in encodings.py. This file knows nothing of datasets, folders or models.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
@@ -79,7 +80,7 @@ def quantise(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(ABC):
     """An image encoding. Every kind crops, resizes and quantises the picture before it writes it as bytes.
 
     Attributes:
@@ -179,17 +180,17 @@ class Spec:
         picture.info = {}  # else Pillow would copy comments and profiles of the source file into ours
         return picture
 
+    @abstractmethod
     def encode(self, image: Image.Image) -> bytes:
         """The bytes of the picture; the same bytes every time on one installation of Pillow."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, data: bytes) -> Image.Image:
         """The picture (RGB) that the bytes stand for, for viewing.
 
         Raises:
             UserError: bytes that this encoding can't have written.
         """
-        raise NotImplementedError
 
     def max_bytes(self) -> int | None:
         """The exact number of bytes where it follows from the spec alone, None where it depends on the picture."""

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -39,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; keep Python from complaining about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        fault = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues with what is finished", file=sys.stderr)
+        print("interrupted; cells that are finished are kept", file=sys.stderr)
         return 130
     print(f"error: {' '.join(fault.split())}", file=sys.stderr)
     return 2
@@ -97,7 +100,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_matrix(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path)
     _add_folders(parser)
-    parser.add_argument("--jobs", type=int, default=1, help="cells that train at the same time (default 1)")
+    parser.add_argument("--jobs", type=_positive, default=1, help="cells that train at the same time (default 1)")
     parser.set_defaults(run=_matrix, cell=None)
 
 
@@ -116,7 +119,14 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+
+
+def _positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _add_folders(parser: argparse.ArgumentParser) -> None:
@@ -180,14 +190,20 @@ def _matrix(options: argparse.Namespace) -> int:
     config = load_matrix(options.config)
     out = options.out or Path("runs") / config.name
     faults = run_matrix(
-        config, out, options.data, _make_source, workers=options.workers, jobs=options.jobs, only=options.cell
+        config,
+        out,
+        options.data,
+        partial(_make_source, options.workers),
+        workers=options.workers,
+        jobs=options.jobs,
+        only=options.cell,
     )
     if options.cell is None:
         _print_report(out, None)
     return 1 if faults else 0
 
 
-def _make_source(config: DataConfig, data: Path) -> Path:
+def _make_source(workers: int, config: DataConfig, data: Path) -> Path:
     """The CLEVR folder of a configuration; a generated one is made on first use and named after its settings."""
     if config.synth is None:
         assert config.folder is not None, "the configuration has either"
@@ -200,16 +216,14 @@ def _make_source(config: DataConfig, data: Path) -> Path:
     out = data / f"synth-{synth.preset}-v{VERSION}-seed{synth.seed}{counts}"
     if not out.exists():
         with progress(f"generate {synth.preset}", "images") as report:
-            generate(
-                synth.preset, out, seed=synth.seed, workers=os.cpu_count() or 1, images=synth.images, progress=report
-            )
+            generate(synth.preset, out, seed=synth.seed, workers=workers, images=synth.images, progress=report)
     return out
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from vqa_bench.data.shards import open_shard
     from vqa_bench.progress import progress
-    from vqa_bench.runs import load_model, provenance, write_json
+    from vqa_bench.runs import is_done, load_model, new_run, provenance, write_json
     from vqa_bench.scoring.evaluate import check_encoding, evaluate
 
     shard = open_shard(options.shard)
@@ -217,11 +231,19 @@ def _evaluate(options: argparse.Namespace) -> int:
     models = [load_model(run) for run in options.runs]
     for model in models:
         check_encoding(model, shard)
+    names = [model.cell.name for model in models]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"expected runs of different cells, got {', '.join(names)}; evaluate them into different folders"
+        )
+    for name in names:
+        if is_done(options.out / name):
+            raise UserError(
+                f"expected a new folder for the results, got {options.out / name}, which exists; choose another --out"
+            )
     for run, model in zip(options.runs, models, strict=True):
         out = options.out / model.cell.name
-        if out.exists():
-            raise UserError(f"expected a new folder for the results, got {out}, which exists; choose another --out")
-        out.mkdir(parents=True)
+        new_run(out)
         write_json(out / "provenance.json", provenance() | {"run": run.name})
         with progress(f"{model.cell.name}: evaluate", "batches") as report:
             evaluate(model, shard, out, split=options.split, report=report)

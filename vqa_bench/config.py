@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.sequences import SequenceConfig
 from vqa_bench.errors import UserError
 
@@ -147,7 +148,12 @@ class CellConfig(_Strict):
     model: ModelConfig
     train: TrainConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("encoding")
+    @classmethod
+    def _canonical(cls, encoding: str | None) -> str | None:
+        return None if encoding is None else str(parse_spec(encoding))
 
     @model_validator(mode="after")
     def _check(self) -> CellConfig:
@@ -195,11 +201,13 @@ def load_matrix(path: Path) -> MatrixConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"expected a configuration file, got {path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"expected YAML, got {path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list):
         raise UserError(f"expected a mapping with a list of `cells`, got {path} without one")
-    bases = raw.pop("bases", {})
+    bases = raw.pop("bases", None) or {}
+    if not isinstance(bases, dict):
+        raise UserError(f"{path}: expected `bases` to be a mapping of names to cells, got {bases!r}")
     raw["cells"] = [_with_base(cell, bases, path) for cell in raw["cells"]]
     return parse(MatrixConfig, raw, str(path))
 
@@ -209,7 +217,7 @@ def _with_base(cell: Any, bases: dict[str, Any], path: Path) -> Any:
         return cell
     cell = dict(cell)
     base = cell.pop("base")
-    if base not in bases:
+    if not isinstance(base, str) or base not in bases:
         raise UserError(f"{path}: expected a base among {', '.join(sorted(bases)) or '(none)'}, got {base!r}")
     return overlay(bases[base], cell)
 

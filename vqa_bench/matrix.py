@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from vqa_bench.config import CellConfig, DataConfig, MatrixConfig
 from vqa_bench.data.encodings import parse_spec
-from vqa_bench.data.manifest import file_info
+from vqa_bench.data.manifest import DevInfo, file_info
 from vqa_bench.data.serialize import serialize
 from vqa_bench.data.shards import Shard, open_shard
 from vqa_bench.errors import UserError
 from vqa_bench.progress import progress
-from vqa_bench.runs import is_done, provenance, read_json, write_json
+from vqa_bench.runs import is_done, new_run, provenance, read_json, write_json
 
 KEY = "key.json"
 BLIND_ENCODING = "pixels:1x1"  # for a matrix in which no model sees an image: its shard needs questions only
@@ -66,10 +66,9 @@ def run_matrix(
     Returns what went wrong, a line a cell, nothing if all is well. Raises UserError before the first cell trains if the
     data or any cell is not as it should be.
     """
-    cells = prepare(config, out, data, make_source, workers=workers)
     if only is not None:
-        config.cell(only)
-        cells = [cell for cell in cells if cell.config.name == only]
+        config = config.model_copy(update={"cells": [config.cell(only)]})
+    cells = prepare(config, out, data, make_source, workers=workers)
     if jobs == 1:
         found = [_attempt(cell) for cell in cells]
     else:
@@ -87,14 +86,14 @@ def _attempt(cell: Cell) -> str | None:
         fault = f"{cell.config.name}: {error}"
         print(f"error: {fault}", file=sys.stderr, flush=True)
         return fault
+    except Exception as error:  # a fault of ours: shown in full, and the other cells go on
+        traceback.print_exc()
+        return f"{cell.config.name}: {type(error).__name__}: {error}"
     return None
 
 
 def prepare(config: MatrixConfig, out: Path, data: Path, make_source: MakeSource, *, workers: int) -> list[Cell]:
     """Data, shards and a check of every cell, all faults at once; nothing trains here."""
-    for cell in config.cells:
-        if cell.encoding is not None:
-            parse_spec(cell.encoding)  # a wrong option should not wait for the data
     source = make_source(config.data, data)
     encodings = [cell.encoding for cell in config.cells if cell.encoding is not None]
     shards = {
@@ -113,11 +112,18 @@ def prepare(config: MatrixConfig, out: Path, data: Path, make_source: MakeSource
 
 
 def check(cell: Cell) -> str | None:
-    """What is wrong with a cell, None if nothing: its model is built once, and a finished run must be its own."""
+    """What is wrong with a cell, None if nothing: its model and plan are built once, a finished run must be its own."""
+    from vqa_bench.data.loading import TrainPlan, shuffled_pictures
     from vqa_bench.models import MODELS, build
 
     try:
-        build(cell.config, MODELS[cell.config.model.kind].decide(cell.config, cell.shard))
+        model = build(cell.config, MODELS[cell.config.model.kind].decide(cell.config, cell.shard))
+        model.check(cell.shard)
+        if cell.config.train is not None:
+            TrainPlan(cell.shard.split("train"), cell.config.seed, cell.config.train.images_per_batch)
+        test = cell.shard.split("test")
+        if cell.config.evaluate.shuffled and not model.blind:
+            shuffled_pictures(len(test), 0)
     except (UserError, ValueError) as error:
         return f"cell {cell.config.name}: {error}"
     if is_done(cell.run) and read_json(cell.run / KEY) != cell.key:
@@ -138,16 +144,19 @@ def fill(cell: Cell) -> None:
     from vqa_bench.scoring.evaluate import evaluate
     from vqa_bench.train import train
 
-    if cell.config.train is not None and cell.config.train.threads is not None:
-        torch.set_num_threads(cell.config.train.threads)
-    shutil.rmtree(cell.run, ignore_errors=True)
-    cell.run.mkdir(parents=True)
+    new_run(cell.run)
     write_json(cell.run / "provenance.json", provenance())
     write_json(cell.run / KEY, cell.key)
-    with progress(f"{cell.config.name}: train", "steps") as report:
-        model = train(cell.config, cell.shard, cell.run, report=report)
-    with progress(f"{cell.config.name}: evaluate", "batches") as report:
-        evaluate(model, cell.shard, cell.run, report=report)
+    threads = torch.get_num_threads()
+    wanted = None if cell.config.train is None else cell.config.train.threads
+    torch.set_num_threads(threads if wanted is None else wanted)
+    try:
+        with progress(f"{cell.config.name}: train", "steps") as report:
+            model = train(cell.config, cell.shard, cell.run, report=report)
+        with progress(f"{cell.config.name}: evaluate", "batches") as report:
+            evaluate(model, cell.shard, cell.run, report=report)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ensure_shard(source: Path, spec: str, data: Path, config: DataConfig, *, workers: int) -> Shard:
@@ -164,10 +173,10 @@ def ensure_shard(source: Path, spec: str, data: Path, config: DataConfig, *, wor
             (source / name).is_file() and file_info(source / name).sha256 == sha256
             for name, sha256 in manifest.source.json_files.items()
         )
-        same_dev = manifest.dev is None or (
-            (manifest.dev.fraction, manifest.dev.seed) == (config.dev_fraction, config.dev_seed)
-        )
-        if manifest.spec != str(parsed) or not same_source or not same_dev:
+        carved = "train" in manifest.splits and config.dev_fraction > 0
+        dev = DevInfo(fraction=config.dev_fraction, seed=config.dev_seed) if carved else None
+        whole = not any(info.missing_questions for info in manifest.splits.values())
+        if manifest.spec != str(parsed) or not same_source or manifest.dev != dev or not whole:
             raise UserError(f"expected {out} to hold {source} as {spec}, got other data; delete it to make it anew")
         return shard
     with progress(f"serialize {source.name} as {spec}", "images") as report:

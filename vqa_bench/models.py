@@ -79,7 +79,6 @@ class VQAModel(nn.Module, ABC):
     """Everything that answers. `built` is what the training data decided (JSON-able), saved beside the weights."""
 
     blind: ClassVar[bool]
-    trained: ClassVar[bool] = True
 
     def __init__(self, cell: CellConfig, built: dict[str, Any]) -> None:
         super().__init__()
@@ -97,6 +96,9 @@ class VQAModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Any) -> LossSums:
         """Loss summed over the weighted targets of a batch, and their count."""
+
+    def check(self, shard: Shard) -> None:
+        """Raises UserError if something in the shard can never become a batch."""
 
     @property
     def parameters_count(self) -> int:
@@ -138,6 +140,9 @@ class ByteModel(VQAModel):
     @classmethod
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
         return {"image_bytes": max(info.image_bytes.max for info in shard.manifest.splits.values())}
+
+    def check(self, shard: Shard) -> None:
+        self.sequencer.image(bytes(max(info.image_bytes.max for info in shard.manifest.splits.values())))
 
     def collate(self, split: SplitReader, groups: Sequence[Group]) -> ByteBatch:
         sequencer, places = self.sequencer, _places(split, groups)
@@ -317,7 +322,6 @@ class MajorityModel(Classifier):
     """Counted, not trained: `fit` instead of steps."""
 
     blind = True
-    trained = False
 
     def __init__(self, cell: CellConfig, built: dict[str, Any]) -> None:
         super().__init__(cell, built)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -46,6 +47,18 @@ def read_json(path: Path) -> Any:
 def is_done(run: Path) -> bool:
     """Whether a run was finished."""
     return (run / DONE).is_file()
+
+
+def new_run(run: Path) -> None:
+    """An empty folder for a run; what an unfinished run left there is removed.
+
+    Raises UserError for a folder that holds something else.
+    """
+    if run.exists():
+        if not run.is_dir() or (any(run.iterdir()) and not (run / PROVENANCE).is_file()):
+            raise UserError(f"expected a run or nothing at {run}, got something else; choose another --out")
+        shutil.rmtree(run)
+    run.mkdir(parents=True)
 
 
 def provenance() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from vqa_bench.config import CellConfig, TrainConfig
@@ -48,7 +49,16 @@ def train(cell: CellConfig, shard: Shard, run: Path, *, report: Progress = silen
 def _optimise(
     model: VQAModel, cell: CellConfig, config: TrainConfig, shard: Shard, run: Path, report: Progress
 ) -> VQAModel:
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("expected a GPU for precision fp16, got none; use bf16 or no")
+    # accelerate keeps its settings for the whole process; the cell before may have had others.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
+    if accelerator.num_processes != 1:
+        raise UserError(
+            f"expected one process, got {accelerator.num_processes}; start vqa-bench without a launcher (--jobs trains "
+            "several cells at a time)"
+        )
     torch.set_float32_matmul_precision(config.matmul_precision)
     plan = TrainPlan(
         shard.split("train"),

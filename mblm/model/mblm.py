@@ -183,7 +183,7 @@ class MBLM(nn.Module):
 
     def _sparse_sums(self, contexts: Tensor, chain: Chain) -> LossSums:
         targets = chain.targets(self.pad_token_id)
-        count = targets.weights.new_tensor(targets.weights.numel())
+        count = targets.copies.sum()
         if targets.weights.numel() == 0:
             return LossSums(contexts.sum() * 0.0, count)
         logits = self.to_logits(self._predictors(contexts, chain, targets))

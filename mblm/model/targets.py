@@ -16,12 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Targets:
-    """The weighted bytes: patch and slot (T,), the id to predict (T,) and its weight (T,)."""
+    """The weighted bytes: patch and slot (T,), the id to predict (T,), its weight (T,), in how many sequences (T,)."""
 
     patches: Tensor
     slots: Tensor
     ids: Tensor
     weights: Tensor
+    copies: Tensor
 
     def sources(self, chain: Chain) -> tuple[Tensor, Tensor]:
         """Flat position (patch·R + slot) of the byte whose output predicts each target, and whether there is none.
@@ -39,16 +40,21 @@ class Targets:
 
 @dataclass(frozen=True)
 class Chain:
-    """M patches: ids (M, R), loss weights (M, R) and the patch before each, -1 at the start of a sequence (M,)."""
+    """M patches: ids (M, R), loss weights (M, R) and the patch before each, -1 at the start of a sequence (M,).
+
+    copies (M, R): in how many of the separate sequences that a tree stands for a byte has a weight.
+    """
 
     ids: Tensor
     weights: Tensor
     previous: Tensor
+    copies: Tensor
 
     def targets(self, pad_id: int) -> Targets:
         """The bytes whose weight is not zero; pad ids never count."""
         patches, slots = torch.nonzero((self.weights != 0) & (self.ids != pad_id), as_tuple=True)
-        return Targets(patches, slots, self.ids[patches, slots], self.weights[patches, slots])
+        at = (patches, slots)
+        return Targets(patches, slots, self.ids[at], self.weights[at], self.copies[at])
 
 
 def chains(ids: Tensor, weights: Tensor) -> Chain:
@@ -56,7 +62,8 @@ def chains(ids: Tensor, weights: Tensor) -> Chain:
     B, P, R = ids.shape
     previous = torch.arange(B * P, device=ids.device).view(B, P) - 1
     previous[:, 0] = -1
-    return Chain(ids.reshape(-1, R), weights.reshape(-1, R), previous.flatten())
+    flat = weights.reshape(-1, R)
+    return Chain(ids.reshape(-1, R), flat, previous.flatten(), torch.ones_like(flat))
 
 
 def shared_chains(prefix: Tensor, suffixes: Tensor, weights: Tensor, prefix_weights: Tensor | None) -> Chain:
@@ -73,11 +80,14 @@ def shared_chains(prefix: Tensor, suffixes: Tensor, weights: Tensor, prefix_weig
     tips = B * P + torch.arange(B * K * S, device=prefix.device).view(B, K, S) - 1
     tips[:, :, 0] = last
     if prefix_weights is None:
-        trunk_weights = weights.new_zeros(B * P, R)
+        trunk_weights = trunk_copies = weights.new_zeros(B * P, R)
     else:
         trunk_weights = prefix_weights.sum(1).reshape(B * P, R)
+        trunk_copies = (prefix_weights != 0).sum(1).reshape(B * P, R).to(weights.dtype)
+    tip_weights = weights.reshape(-1, R)
     return Chain(
         torch.cat((prefix.reshape(-1, R), suffixes.reshape(-1, R))),
-        torch.cat((trunk_weights, weights.reshape(-1, R).to(trunk_weights.dtype))),
+        torch.cat((trunk_weights, tip_weights.to(trunk_weights.dtype))),
         torch.cat((trunk.flatten(), tips.flatten())),
+        torch.cat((trunk_copies, torch.ones_like(tip_weights))),
     )

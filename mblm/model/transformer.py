@@ -8,7 +8,6 @@ Shapes: B rows, S positions, D width, H heads, E channels of a head, n = B·K ro
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -249,10 +248,3 @@ def _last(x: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return x[:, -1]
     return x[torch.arange(x.shape[0], device=x.device), lengths - 1]
-
-
-def attention_flops(positions: int, model_dim: int, block: TransformerBlock, num_layers: int) -> float:
-    """Multiply-adds times two of one forward pass over `positions` positions of one row."""
-    inner = block.attn_num_heads * block.attn_head_dims
-    linear = 4 * model_dim * inner + 2 * block.ff_multiplier * model_dim * model_dim
-    return 2.0 * num_layers * positions * (linear + inner * math.ceil(positions / 2) * 2)

@@ -80,6 +80,8 @@ def test_shared_prefix_equals_separate_sequences(seq_lens: list[int], variant: d
     def shared() -> torch.Tensor:
         return model.shared_loss_sums(prefix, suffixes, weights, prefix_weights).total
 
+    counted = (whole_weights != 0) & (whole != model.pad_token_id)
+    assert model.shared_loss_sums(prefix, suffixes, weights, prefix_weights).targets == counted.sum()
     torch.testing.assert_close(shared(), plain_loss_sum(model, whole, whole_weights), rtol=1e-12, atol=1e-12)
     assert_same_gradients(gradients(model, shared()), gradients(model, plain_loss_sum(model, whole, whole_weights)))
 

@@ -44,8 +44,8 @@ class SequenceConfig(BaseModel):
 
     align: the image's start id has a patch of its own, so that the image's first byte begins a patch (with
     `order=blockN` a patch is then a tile). image_bytes: room for the image, in bytes; None takes the longest image of
-    the data trained on. Every image part is padded to that room, so that a question's positions, and with them its
-    scores, never depend on what else is in the batch.
+    the shard trained on, all splits. Every image part is padded to that room, so that a question's positions, and with
+    them its scores, never depend on what else is in the batch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -85,10 +85,11 @@ def _answer(model: VQAModel, split: SplitReader, groups: list[Group], report: Pr
     parts = [groups[first : first + size] for first in range(0, len(groups), size)]
     predictions: list[Prediction] = []
     names = split.images.column("image_filename").to_pylist()
-    model.eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
     for place, batch in enumerate(batches(parts.__getitem__, partial(model.collate, split), range(len(parts)))):
         with torch.inference_mode():
-            scores = score(model, batch)
+            scores = score(model, batch.to(device)).cpu()
         present = batch.present.flatten()
         predictions += _records(split, names, batch.rows.flatten()[present].tolist(), scores, present, model)
         report(place + 1, len(parts))

@@ -31,6 +31,12 @@ class Scores:
     free: list[bytes | None] | None = None
     mass: Tensor | None = None
 
+    def cpu(self) -> "Scores":
+        """The same in main memory."""
+        return Scores(
+            self.log_probs.cpu(), self.greedy.cpu(), self.free, None if self.mass is None else self.mass.cpu()
+        )
+
 
 @torch.no_grad()
 def score(model: VQAModel, batch: Batch) -> Scores:
@@ -86,7 +92,7 @@ def _constrained_greedy(by_depth: list[Tensor], trie: AnswerTrie) -> Tensor:
 
 
 def _free_greedy(model: ByteModel, logits: Tensor, state: DecodeState, *, longest: int) -> list[bytes | None]:
-    """The likeliest id at every step, whatever it is, until the end id or one id more than any candidate has."""
+    """The likeliest id at every step, whatever it is, until the end id or as many ids as the longest candidate."""
     rows: list[list[int]] = [[] for _ in range(len(logits))]
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     for _ in range(longest):

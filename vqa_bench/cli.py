@@ -223,7 +223,7 @@ def _make_source(workers: int, config: DataConfig, data: Path) -> Path:
 def _evaluate(options: argparse.Namespace) -> int:
     from vqa_bench.data.shards import open_shard
     from vqa_bench.progress import progress
-    from vqa_bench.runs import is_done, load_model, new_run, provenance, write_json
+    from vqa_bench.runs import PROVENANCE, is_done, load_model, new_run, provenance, write_json
     from vqa_bench.scoring.evaluate import check_encoding, evaluate
 
     shard = open_shard(options.shard)
@@ -244,7 +244,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for run, model in zip(options.runs, models, strict=True):
         out = options.out / model.cell.name
         new_run(out)
-        write_json(out / "provenance.json", provenance() | {"run": run.name})
+        write_json(out / PROVENANCE, provenance() | {"run": run.name})
         with progress(f"{model.cell.name}: evaluate", "batches") as report:
             evaluate(model, shard, out, split=options.split, report=report)
     _print_report(options.out, None)

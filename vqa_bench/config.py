@@ -73,28 +73,28 @@ class MBLMConfig(_Strict):
     byte_init: Literal["normal", "smooth"] = "normal"
 
 
-class CNNLSTMConfig(_Strict):
+class _QuestionReaderConfig(_Strict):
+    """An LSTM over words and an MLP: what the trained baselines have in common."""
+
+    embedding: int = 64
+    hidden: int = 128
+    layers: int = 1
+    mlp_hidden: int = 256
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class CNNLSTMConfig(_QuestionReaderConfig):
     """The sighted baseline: a small CNN over the decoded picture, an LSTM over words, an MLP over both."""
 
     kind: Literal["cnn_lstm"] = "cnn_lstm"
     channels: list[int] = [32, 64, 64]
     strides: list[int] = [1, 2, 2]
-    embedding: int = 64
-    hidden: int = 128
-    layers: int = 1
-    mlp_hidden: int = 256
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class LSTMConfig(_Strict):
+class LSTMConfig(_QuestionReaderConfig):
     """The question-only baseline: an LSTM over words and an MLP."""
 
     kind: Literal["lstm"] = "lstm"
-    embedding: int = 64
-    hidden: int = 128
-    layers: int = 1
-    mlp_hidden: int = 256
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class MajorityConfig(_Strict):

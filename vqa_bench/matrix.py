@@ -23,7 +23,7 @@ from vqa_bench.data.serialize import serialize
 from vqa_bench.data.shards import Shard, open_shard
 from vqa_bench.errors import UserError
 from vqa_bench.progress import progress
-from vqa_bench.runs import is_done, new_run, provenance, read_json, write_json
+from vqa_bench.runs import PROVENANCE, is_done, new_run, provenance, read_json, write_json
 
 KEY = "key.json"
 BLIND_ENCODING = "pixels:1x1"  # for a matrix in which no model sees an image: its shard needs questions only
@@ -145,7 +145,7 @@ def fill(cell: Cell) -> None:
     from vqa_bench.train import train
 
     new_run(cell.run)
-    write_json(cell.run / "provenance.json", provenance())
+    write_json(cell.run / PROVENANCE, provenance())
     write_json(cell.run / KEY, cell.key)
     threads = torch.get_num_threads()
     wanted = None if cell.config.train is None else cell.config.train.threads

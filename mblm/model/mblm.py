@@ -11,7 +11,6 @@ position of stage i, R = R_1 bytes in a patch of the first stage, M patches of t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -243,7 +242,8 @@ class MBLM(nn.Module):
         if ids.numel() == 0:
             return self.forward_empty(input_ids.shape[0])
         if return_type == MBLMReturnType.LOSS and mask is not None:
-            return self._masked_mean(ids, mask)
+            sums = self.loss_sums(ids, mask)
+            return sums.total / sums.targets.clamp(min=1)
         patches = self._to_patches(ids)
         hidden, first = self._dense(patches)
         if return_type == MBLMReturnType.HIDDEN_STATE:
@@ -279,14 +279,6 @@ class MBLM(nn.Module):
             raise ValueError(f"expected a loss mask of the ids' shape {tuple(ids.shape)}, got {tuple(mask.shape)}")
         return ids.flatten(1), None if mask is None else mask.flatten(1)
 
-    def _masked_mean(self, ids: Tensor, mask: Tensor) -> Tensor:
-        patches = self._to_patches(ids)
-        padded = F.pad(mask, (0, patches[0].numel() - ids.shape[1])).view_as(patches)
-        chain = chains(patches, padded)
-        contexts = self.contexts(patches).flatten(0, 1)
-        sums = self._sparse_sums(contexts, chain)
-        return sums.total / sums.targets.clamp(min=1)
-
     def _dense(self, patches: Int[Tensor, "b p r"]) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b d"]]:
         """Local outputs at every byte, (B, P·R, D_N), and the first patch's start output, (B, D_N)."""
         B, count, R = patches.shape
@@ -302,8 +294,3 @@ class MBLM(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.to_logits.weight.device
-
-
-def count_parameters(modules: Sequence[nn.Module]) -> int:
-    """How many trainable numbers the modules have."""
-    return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)

@@ -4,16 +4,30 @@ This package knows ids, not images or questions; it imports nothing else of this
 """
 
 from mblm.model.block import StageBlock
-from mblm.model.config import MBLMModelConfig, MBLMReturnType, block_registry
+from mblm.model.config import (
+    MaskReduceStrat,
+    MBLMEncoderModelConfig,
+    MBLMModelConfig,
+    MBLMReturnType,
+    block_registry,
+)
+from mblm.model.encoder import MBLMEncoder
+from mblm.model.mamba import MambaBlock
 from mblm.model.mblm import MBLM, LossSums
 from mblm.model.transformer import TransformerBlock
+from mblm.model.transformer_encoder import TransformerEncoderBlock
 
 __all__ = [
     "MBLM",
     "LossSums",
+    "MBLMEncoder",
+    "MBLMEncoderModelConfig",
     "MBLMModelConfig",
     "MBLMReturnType",
+    "MambaBlock",
+    "MaskReduceStrat",
     "StageBlock",
     "TransformerBlock",
+    "TransformerEncoderBlock",
     "block_registry",
 ]

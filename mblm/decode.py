@@ -1,7 +1,8 @@
 """Incremental decoding over the hierarchy: read a prefix once, branch it into suffixes, go on byte by byte.
 
 Equals the full forward at every position. A stage reads a patch only when a byte after it is asked for, so an answer
-that ends inside its patch never touches the stages above it.
+that ends inside its patch never touches the stages above it. `read_prefix`, `branch` and `step` are the parts;
+`prefill` and `score_continuations` put them together for whole prompts and for candidate answers.
 
 Shapes: n rows, R bytes in a patch of the first stage, V vocabulary, D_i the stages' widths.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mblm.model.block import StageState, group_rows, incremental
 from mblm.model.mblm import MBLM
+from mblm.model.targets import chains
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,27 @@ class DecodeState:
         first = self.first.select(width, parents)
         return DecodeState(first, self.context[rows], self.completed[rows], self.longest, self.patch[rows], later)
 
+    def keep(self, rows: Int[Tensor, " w"]) -> DecodeState:
+        """Only the given rows (at least one, or none)."""
+        state = self.select(self.completed.shape[0], rows)
+        return replace(state, longest=int(state.completed.max()) if len(rows) else 0)
 
-def read_prefix(model: MBLM, ids: Int[Tensor, "n l"]) -> DecodeState:
-    """Read whole patches from the beginning: L is a multiple of R (0 is allowed)."""
-    patches = _whole_patches(model, ids)
-    n, count, _ = patches.shape
+
+def read_prefix(model: MBLM, ids: Int[Tensor, "n l"], patches: Int[Tensor, " n"] | None = None) -> DecodeState:
+    """Read whole patches from the beginning: L is a multiple of R; only the first `patches` (0 or more) are real."""
+    tokens = _whole_patches(model, ids)
+    n, count, _ = tokens.shape
+    model.check_context(count)
     stage = incremental(model.stage_models[0])
-    y, first = stage.prefix(model.with_start(0, model.embed(0, patches)))
-    completed = torch.full((n,), count, dtype=torch.long, device=ids.device)
-    return DecodeState(first, y[:, -1], completed, count, ids[:, :0], ())
+    x = model.with_start(0, model.embed(0, tokens))
+    if patches is None:
+        y, first = stage.prefix(x)
+        completed = torch.full((n,), count, dtype=torch.long, device=ids.device)
+    else:
+        y, first = stage.prefix(x, patches + 1)  # the start vector is a position too
+        completed = patches
+    context = y[torch.arange(n, device=ids.device), completed]
+    return DecodeState(first, context, completed, count, ids[:, :0], ())
 
 
 def branch(
@@ -106,6 +121,96 @@ def step(model: MBLM, state: DecodeState, ids: Int[Tensor, " n"]) -> tuple[Float
     return model.to_logits(y), replace(state, patch=patch, later=tuple(later))
 
 
+def prefill(model: MBLM, ids: Int[Tensor, "n l"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
+    """Read any number of bytes: logits of the byte after them, and the state behind them.
+
+    The last patch stays in progress, even where it is full. Nothing read gives the logits of `forward_empty`.
+    Raises ValueError past the context where the first stage has fixed positions.
+    """
+    whole = max(0, ids.shape[1] - 1) // model.patch_bytes[0] * model.patch_bytes[0]
+    state = read_prefix(model, ids[:, :whole])
+    if whole == ids.shape[1]:
+        return model.forward_empty(len(ids))[:, 0], state
+    return enter_patch(model, state, ids[:, whole:])
+
+
+def enter_patch(model: MBLM, state: DecodeState, ids: Int[Tensor, "n k"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
+    """From a patch border, read the first k bytes of the next patch at once, 1 ≤ k ≤ R: as k times `step`."""
+    k, R = ids.shape[1], model.patch_bytes[0]
+    if state.patch.shape[1] != 0 or not 1 <= k <= R:
+        raise ValueError(
+            f"expected a state on a patch border and 1 to {R} bytes, "
+            f"got one {state.patch.shape[1]} bytes into a patch and {k} bytes"
+        )
+    model.check_context(state.longest + 1)
+    if model.num_stages == 1:
+        state = _complete_patch(model, replace(state, patch=ids))
+        return model.to_logits(state.context), state
+    later: list[LaterState] = []
+    context = state.context
+    for stage in range(1, model.num_stages):
+        per_sequence, per_position = model.patch_bytes[stage - 1], model.patch_bytes[stage]
+        begin = (k - 1) // per_sequence * per_sequence  # of the sequence that holds the last byte
+        # The local stage has read the last byte; one in between reads a position when a byte after it is asked for.
+        count = k - begin if stage == model.num_stages - 1 else (k - 1 - begin) // per_position
+        conditioning = model.condition(stage, context)
+        tokens = ids[:, begin : begin + count * per_position].unflatten(1, (count, per_position))
+        x = model.embed(stage, tokens) + conditioning[:, :count]
+        y, reached = incremental(model.stage_models[stage]).prefix(model.with_start(stage, x))
+        later.append(LaterState(reached, conditioning, y[:, -1]))
+        context = y[:, -1]
+    return model.to_logits(context), replace(state, patch=ids, later=tuple(later))
+
+
+def score_continuations(
+    model: MBLM, state: DecodeState, candidates: Int[Tensor, "a m"], lengths: Int[Tensor, " a"] | None = None
+) -> Float[Tensor, "n a"]:
+    """log p of each candidate (its first `lengths` ids, at least 1) behind every row: sums over its ids, (n, A).
+
+    The state is one that `prefill`, `enter_patch` or `step` left, with its last byte in the patch in progress. All
+    candidates are scored in one pass a stage: the prefix is neither read again nor copied.
+    """
+    if not state.later and model.num_stages > 1:
+        raise ValueError("expected a state behind a byte of its patch, as `prefill` leaves it; got one on a border")
+    n, (A, m) = state.patch.shape[0], candidates.shape
+    if lengths is None:
+        lengths = torch.full((A,), m, dtype=torch.long, device=candidates.device)
+    output = state.later[-1].output if state.later else state.context
+    scores = _wide(model.to_logits(output)).log_softmax(-1)[:, candidates[:, 0]]
+    if state.patch.shape[1] == model.patch_bytes[0]:
+        state = _complete_patch(model, state)
+    k = state.patch.shape[1]
+    model.check_context(state.longest + -(-(k + int(lengths.max())) // model.patch_bytes[0]))
+    ids = torch.cat((state.patch[:, None].expand(n, A, k), candidates.expand(n, A, m)), dim=2)
+    positions = torch.arange(k + m, device=ids.device)
+    weights = ((positions > k) & (positions < (k + lengths)[:, None])).to(scores.dtype).expand(n, A, k + m)
+    patches = model.to_patches(ids.flatten(0, 1)).unflatten(0, (n, A))  # (n, A, S, R)
+    S, R = patches.shape[2:]
+    weights = F.pad(weights, (0, S * R - k - m)).view(patches.shape)
+    contexts = _continued_contexts(model, state, patches, (k + lengths - 1) // R)
+    chain = chains(patches.flatten(0, 1), weights.flatten(0, 1))
+    targets = chain.targets(None)
+    if targets.ids.numel() == 0:
+        return scores
+    losses = model.losses(contexts.flatten(0, 2), chain, targets)
+    return scores.flatten().index_add(0, targets.patches // S, -losses).view(n, A)
+
+
+def _continued_contexts(
+    model: MBLM, state: DecodeState, patches: Int[Tensor, "n a s r"], needed: Int[Tensor, " a"]
+) -> Float[Tensor, "n a s d"]:
+    """What conditions the patches of A suffixes; only `needed[a]` patches after the first of suffix a are asked for."""
+    n, A, S, _ = patches.shape
+    contexts = state.context[:, None, None].expand(n, A, S, -1).contiguous()
+    long = needed.nonzero().squeeze(1)
+    if len(long):
+        start = state.completed[:, None].expand(n, len(long))
+        x = model.embed(0, patches[:, long, : S - 1], start=start)
+        y, _ = incremental(model.stage_models[0]).branch(x, state.first)
+        contexts[:, long, 1:] = y.to(contexts.dtype)
+    return contexts
+
+
 def _descend(model: MBLM, state: DecodeState) -> list[LaterState]:
     """The later stages, advanced to where the next byte of the patch in progress needs them."""
     k, later = state.patch.shape[1], list(state.later)
@@ -141,3 +246,8 @@ def _whole_patches(model: MBLM, ids: Tensor) -> Tensor:
             f"expected whole patches: a multiple of {R} bytes, got {ids.shape[1]}; pad with id {model.pad_token_id}"
         )
     return ids.unflatten(1, (-1, R))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +24,9 @@ class StageBlock(BaseModel, ABC):
     """
 
     model_config = ConfigDict(extra="forbid")
+
+    # False for a bidirectional stage: only the masked model takes it, and gives its module the real positions beside x.
+    causal: ClassVar[bool] = True
 
     block_type: str = Field(description="a name for the block")
     pos_emb_type: PositionType | None = Field(default=None, description="positions added to the stage's input")
@@ -47,14 +50,17 @@ class StageState(Protocol):
 class IncrementalStage(Protocol):
     """A stage that can continue where it stopped. All three are differentiable and equal `forward` on the whole."""
 
-    def prefix(self, x: Tensor) -> tuple[Tensor, StageState]:
-        """Read (B, S, D) from the beginning: outputs (B, S, D) and the state behind them."""
+    def prefix(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, StageState]:
+        """Read (B, S, D) from the beginning: outputs (B, S, D) and the state behind them.
+
+        `lengths` (B,), at least 1: only so many positions of each row are real, and the state stands behind them;
+        outputs past them are meaningless.
+        """
 
     def branch(self, x: Tensor, state: StageState, lengths: Tensor | None = None) -> tuple[Tensor, StageState]:
         """Continue each of B rows with K suffixes: (B, K, S, D) → (B, K, S, D) and a state of B·K rows.
 
-        `lengths` (B, K), at least 1: only so many positions of each suffix are real, and the state stands behind
-        them; outputs past them are meaningless.
+        `lengths` (B, K), at least 1: as for `prefix`, of each suffix.
         """
 
     def step(self, x: Tensor, state: StageState) -> tuple[Tensor, StageState]:
@@ -81,8 +87,9 @@ class Recompute:
     def __init__(self, stage: nn.Module) -> None:
         self.stage = stage
 
-    def prefix(self, x: Tensor) -> tuple[Tensor, RecomputeState]:
-        lengths = torch.full((x.shape[0],), x.shape[1], dtype=torch.long, device=x.device)
+    def prefix(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, RecomputeState]:
+        if lengths is None:
+            lengths = torch.full((x.shape[0],), x.shape[1], dtype=torch.long, device=x.device)
         return self.stage(x), RecomputeState(x, lengths)
 
     def branch(self, x: Tensor, state: RecomputeState, lengths: Tensor | None = None) -> tuple[Tensor, RecomputeState]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from enum import Enum, StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator, model_validator
 
 from mblm.model.block import StageBlock, StageBlockRegistry
+from mblm.model.mamba import MambaBlock
 from mblm.model.transformer import TransformerBlock
+from mblm.model.transformer_encoder import TransformerEncoderBlock
 
 block_registry = StageBlockRegistry()
 block_registry.register(TransformerBlock)
+block_registry.register(MambaBlock)
+# Last, as its keys are TransformerBlock's: in a masked model's configuration it is preferred, see there.
+block_registry.register(TransformerEncoderBlock)
 
 
 class MBLMReturnType(str, Enum):  # noqa: UP042  (existing users compare its members with strings)
@@ -82,3 +87,54 @@ class MBLMModelConfig(BaseModel):
     def stage_blocks(self) -> list[StageBlock]:
         """One block for each stage."""
         return list(self.block) if isinstance(self.block, list) else [self.block] * len(self.hidden_dims)
+
+
+class MaskReduceStrat(StrEnum):
+    """When a patch counts as real: if any of its bytes is, or only if all are."""
+
+    ANY = "any"
+    ALL = "all"
+
+
+class MBLMEncoderModelConfig(BaseModel):
+    """The masked model: the hierarchy in `mblm_config`, with bidirectional blocks.
+
+    mask_token_id: the id that stands for a byte to predict. mask_reduce_strat: which patches the coarser stages read,
+    given the real bytes. A block without `block_type` and with TransformerEncoderBlock's keys is one.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    mask_token_id: int
+    mblm_config: MBLMModelConfig
+    mask_reduce_strat: MaskReduceStrat = MaskReduceStrat.ANY
+
+    @field_validator("mblm_config", mode="before")
+    @classmethod
+    def _name_blocks(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "block" not in value:
+            return value
+        block = value["block"]
+        is_list = isinstance(block, Sequence) and not isinstance(block, str)
+        return {**value, "block": [_bidirectional(one) for one in block] if is_list else _bidirectional(block)}
+
+    @model_validator(mode="after")
+    def _check(self) -> MBLMEncoderModelConfig:
+        causal = sorted({type(block).__name__ for block in self.mblm_config.stage_blocks() if block.causal})
+        if causal:
+            raise ValueError(
+                f"block: expected bidirectional blocks in a masked model, got {', '.join(causal)}; use "
+                f"TransformerEncoderBlock (block_type: transformerEncoder) or a block of your own with causal = False"
+            )
+        return self
+
+
+def _bidirectional(block: Any) -> Any:
+    """A parsed block with TransformerEncoderBlock's keys and no type, given that type; anything else as it is."""
+    if (
+        isinstance(block, Mapping)
+        and "block_type" not in block
+        and set(block) <= set(TransformerEncoderBlock.model_fields)
+    ):
+        return {**block, "block_type": TransformerEncoderBlock.model_fields["block_type"].default}
+    return block

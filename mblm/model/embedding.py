@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mblm.model.block import PositionType
 
-ROPE_BASE = 10_000.0
+ROTARY_BASE = 10_000.0
 # The table costs V·R·D_N·D multiply-adds, the plain form M·R·D_N·D for M patches; the factor covers the gather.
 TABLE_PAYS_FROM = 2
 
@@ -105,11 +105,11 @@ class RopePositions(nn.Module):
         super().__init__()
         if dim % 2:
             raise ValueError(f"pos_emb_type 'rope' turns pairs of channels: expected an even hidden dim, got {dim}")
-        self.register_buffer("inv_freq", ROPE_BASE ** (-torch.arange(0, dim, 2) / dim), persistent=False)
+        self.register_buffer("inv_freq", rotary_frequencies(dim), persistent=False)
 
     def forward(self, x: Float[Tensor, "*rows s d"], start: int | Tensor = 0) -> Float[Tensor, "*rows s d"]:
         """`start`: the position of the first of the S inputs, one number or one a row."""
-        angles = _positions(x, start)[..., None].to(self.inv_freq.dtype) * self.inv_freq  # (…, S, D/2)
+        angles = rotary_angles(_positions(x, start)[..., None], self.inv_freq)  # (…, S, D/2)
         cos, sin = angles.cos(), angles.sin()
         even, odd = x[..., 0::2], x[..., 1::2]
         return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
@@ -132,3 +132,18 @@ def positions(kind: PositionType | None, length: int, dim: int) -> nn.Module:
 def _positions(x: Tensor, start: int | Tensor) -> Tensor:
     steps = torch.arange(x.shape[-2], device=x.device)
     return steps + (start if isinstance(start, int) else start[..., None])
+
+
+def rotary_frequencies(dim: int) -> Tensor:
+    """Angles a position, one for each pair of channels, base 10,000: (dim / 2,)."""
+    return ROTARY_BASE ** (-torch.arange(0, dim, 2) / dim)
+
+
+def rotary_angles(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """positions (…, 1) times frequencies (E/2,).
+
+    In a half-precision model the frequencies are rounded and positions above 256 too: they are made anew in float32.
+    """
+    if frequencies.dtype not in (torch.float32, torch.float64):
+        frequencies = rotary_frequencies(2 * len(frequencies)).to(positions.device)
+    return positions.to(frequencies.dtype) * frequencies

@@ -1,10 +1,10 @@
-"""The elementwise parts of a transformer layer with hand-written gradients: fewer passes over memory, same numbers.
+"""The elementwise parts of a layer with hand-written gradients: fewer passes over memory, same numbers.
 
 On a CPU a narrow layer spends more time on elementwise passes than on matrix products, so the token shift and the
-normalisation share theirs, the rotation works in place, and attention over shared segments keeps one array of weights.
+normalisation share theirs, the rotation works in place, and a convolution is as many passes as it has taps.
 Every function here is tested against its plain form.
 
-Shapes: n rows, S positions, D width, H heads, E channels of a head.
+Shapes: n rows, S positions, D width, H heads, E channels of a head, C channels and K taps of a convolution.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -53,19 +54,19 @@ class _ShiftNorm(Function):
 
 
 class _UnitNorm(Function):
-    """x / max(rms(x), floor) alone."""
+    """x · unit_scale(x, eps) alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        scale = unit_scale(x)
+    def forward(ctx: Any, x: Tensor, eps: float | None) -> Tensor:
+        scale = unit_scale(x, eps)
         y = x * scale
         ctx.save_for_backward(y, scale)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _unit_backward(grad, *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _unit_backward(grad, *ctx.saved_tensors), None
 
 
 def shift_from(dim: int) -> int:
@@ -73,9 +74,11 @@ def shift_from(dim: int) -> int:
     return (dim + 1) // 2
 
 
-def unit_scale(x: Tensor) -> Tensor:
-    """1 / max(rms, floor) over the last axis, (…, 1)."""
+def unit_scale(x: Tensor, eps: float | None = None) -> Tensor:
+    """1 / max(rms, floor) over the last axis, (…, 1), or 1 / sqrt(rms² + eps)."""
     rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
+    if eps is not None:
+        return rms.square_().add_(eps).rsqrt_()
     return rms.clamp_(min=FLOOR).reciprocal_()
 
 
@@ -95,9 +98,9 @@ def shift_norm(x: Tensor, before: Tensor | None = None) -> Tensor:
     return y
 
 
-def unit_norm(x: Tensor) -> Tensor:
-    """RMSNorm without its gain."""
-    y: Tensor = _UnitNorm.apply(x)
+def unit_norm(x: Tensor, eps: float | None = None) -> Tensor:
+    """RMSNorm without its gain: the transformer's with a floor, or Mamba's with `eps` inside the root."""
+    y: Tensor = _UnitNorm.apply(x, eps)
     return y
 
 
@@ -138,74 +141,72 @@ def rotate_(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     return y
 
 
-class _Attend(Function):
-    """One softmax over segments of keys and values with different row counts; see `attend_segments`."""
+class _CausalConv(Function):
+    """Depthwise causal convolution and SiLU in one; see `causal_conv`."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, masks: tuple[Tensor | None, ...], *kv: Tensor) -> Tensor:
-        n, S, H, E = q.shape
-        segments = list(zip(kv[::2], kv[1::2], strict=True))
-        queries = (q * E**-0.5).contiguous()
-        scores = []
-        for (keys, _), mask in zip(segments, masks, strict=True):
-            score = _grouped(queries, len(keys)) @ keys.permute(0, 2, 3, 1)  # (b, H, n/b·S, T)
-            if mask is not None:
-                score.masked_fill_(mask, float("-inf"))
-            scores.append(score)
-        # (n, S, H): what the segments of a row share.
-        highest = torch.stack([_to_rows(score.amax(-1), n, S) for score in scores]).amax(0)
-        total = torch.zeros_like(highest)
-        out = torch.zeros_like(queries)
-        for (_, values), score in zip(segments, scores, strict=True):
-            score.sub_(_to_segment(highest, len(values))[..., None]).exp_()
-            total += _to_rows(score.sum(-1), n, S)
-            out += (score @ values.transpose(1, 2)).transpose(1, 2).reshape(n, S, H, E)
-        out /= total[..., None]
-        ctx.save_for_backward(queries, out, total, *kv, *scores)
-        return out
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, lead: int) -> Tensor:
+        y = torch.addcmul(bias, x[:, lead:], weight[:, -1])
+        for lag in range(1, weight.shape[1]):
+            late, early = _lagged(x, y, lag, lead)
+            late.addcmul_(early, weight[:, -1 - lag])
+        ctx.save_for_backward(x, weight, y)
+        ctx.lead = lead
+        return F.silu(y)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        queries, out, total, *saved = ctx.saved_tensors
-        kv, weights = saved[: len(saved) * 2 // 3], saved[len(saved) * 2 // 3 :]
-        n, S, H, E = queries.shape
-        scaled = grad / total[..., None]
-        along = (scaled * out).sum(-1)  # (n, S, H)
-        grad_queries = torch.zeros_like(queries)
-        grads: list[Tensor] = []
-        for keys, values, weight in zip(kv[::2], kv[1::2], weights, strict=True):
-            b = len(keys)
-            grouped = _grouped(scaled, b)  # (b, H, n/b·S, E)
-            grad_values = weight.transpose(2, 3) @ grouped
-            grad_scores = (grouped @ values.permute(0, 2, 3, 1)).sub_(_to_segment(along, b)[..., None]).mul_(weight)
-            grad_queries += (grad_scores @ keys.transpose(1, 2)).transpose(1, 2).reshape(n, S, H, E)
-            grad_keys = grad_scores.transpose(2, 3) @ _grouped(queries, b)
-            grads += [grad_keys.transpose(1, 2), grad_values.transpose(1, 2)]
-        return (grad_queries.mul_(E**-0.5), None, *grads)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, y = ctx.saved_tensors
+        lead = ctx.lead
+        grad_y = torch.ops.aten.silu_backward(grad, y)
+        grad_x = F.pad(grad_y * weight[:, -1], (0, 0, lead, 0))
+        grad_weight = torch.empty_like(weight)
+        grad_weight[:, -1] = (grad_y * x[:, lead:]).sum((0, 1))
+        for lag in range(1, weight.shape[1]):
+            late, early = _lagged(grad_x, grad_y, lag, lead)
+            early.addcmul_(late, weight[:, -1 - lag])
+            grad_weight[:, -1 - lag] = (late * _lagged(x, grad_y, lag, lead)[1]).sum((0, 1))
+        return grad_x, grad_weight, grad_y.sum((0, 1)), None
 
 
-def attend_segments(q: Tensor, segments: list[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-    """Attention of (n, S, H, E) queries at scale E^-1/2 to all segments at once.
+def _lagged(x: Tensor, y: Tensor, lag: int, lead: int) -> tuple[Tensor, Tensor]:
+    """The positions of y (n, S, C) that see one of x (n, lead + S, C) `lag` before them, and those of x they see."""
+    return y[:, max(0, lag - lead) :], x[:, max(0, lead - lag) : max(0, x.shape[1] - lag)]
 
-    A segment: keys and values (b, T, H, E), where b divides n and each key row serves n/b neighbouring query rows, and
-    a mask, true where not to look, that broadcasts to (b, H, n/b·S, T).
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, lead: int = 0) -> Tensor:
+    """SiLU of the depthwise convolution of (n, lead + S, C) with (C, K): the S outputs (n, S, C) after the lead.
+
+    Position t sees x at t-K+1 … t, zeros before the first.
     """
-    kv = [tensor for keys, values, _ in segments for tensor in (keys, values)]
-    y: Tensor = _Attend.apply(q, tuple(mask for _, _, mask in segments), *kv)
+    y: Tensor = _CausalConv.apply(x, weight, bias, lead)
     return y
 
 
-def _grouped(x: Tensor, b: int) -> Tensor:
-    """(n, S, H, E) → (b, H, n/b·S, E)."""
-    return x.reshape(b, -1, *x.shape[2:]).transpose(1, 2)
+class _GatedNorm(Function):
+    """RMSNorm of y·silu(z) without its gain; see `gated_norm`."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, gate: Tensor, eps: float) -> Tensor:
+        open_ = gate.sigmoid()
+        normed = (gate * open_).mul_(y)
+        scale = unit_scale(normed, eps)
+        normed *= scale
+        ctx.save_for_backward(y, gate, open_, normed, scale)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        y, gate, open_, normed, scale = ctx.saved_tensors
+        grad = _unit_backward(grad, normed, scale)
+        grad_y = (grad * gate).mul_(open_)
+        slope = (1 - open_).mul_(gate).add_(1).mul_(open_)  # of silu
+        return grad_y, slope.mul_(grad).mul_(y), None
 
 
-def _to_rows(x: Tensor, n: int, S: int) -> Tensor:
-    """(b, H, n/b·S) → (n, S, H)."""
-    return x.transpose(1, 2).reshape(n, S, x.shape[1])
-
-
-def _to_segment(x: Tensor, b: int) -> Tensor:
-    """(n, S, H) → (b, H, n/b·S)."""
-    return x.reshape(b, -1, x.shape[-1]).transpose(1, 2)
+def gated_norm(y: Tensor, gate: Tensor, eps: float) -> Tensor:
+    """y·silu(gate), divided by its root mean square over the last axis (eps inside the root)."""
+    normed: Tensor = _GatedNorm.apply(y, gate, eps)
+    return normed

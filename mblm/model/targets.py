@@ -24,6 +24,13 @@ class Targets:
     weights: Tensor
     copies: Tensor
 
+    @staticmethod
+    def nothing(chain: Chain) -> Targets:
+        """One byte of no weight."""
+        first = torch.zeros(1, dtype=torch.long, device=chain.ids.device)
+        zero = torch.zeros(1, dtype=chain.weights.dtype, device=chain.ids.device)
+        return Targets(first, first, chain.ids[first, first], zero, zero)
+
     def sources(self, chain: Chain) -> tuple[Tensor, Tensor]:
         """Flat position (patch·R + slot) of the byte whose output predicts each target, and whether there is none.
 
@@ -50,9 +57,12 @@ class Chain:
     previous: Tensor
     copies: Tensor
 
-    def targets(self, pad_id: int) -> Targets:
-        """The bytes whose weight is not zero; pad ids never count."""
-        patches, slots = torch.nonzero((self.weights != 0) & (self.ids != pad_id), as_tuple=True)
+    def targets(self, pad_id: int | None) -> Targets:
+        """The bytes whose weight is not zero; the pad id never counts."""
+        weighted = self.weights != 0
+        if pad_id is not None:
+            weighted &= self.ids != pad_id
+        patches, slots = torch.nonzero(weighted, as_tuple=True)
         at = (patches, slots)
         return Targets(patches, slots, self.ids[at], self.weights[at], self.copies[at])
 

@@ -9,7 +9,7 @@ Shapes: B rows, S positions, D width, H heads, E channels of a head, n = B·K ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.block import StageBlock, group_rows
+from mblm.model.embedding import rotary_angles, rotary_frequencies
 from mblm.model.fused import rotate_, shift_norm, unit_norm
 
-ROTARY_BASE = 10_000.0
 
-
-class TransformerBlock(StageBlock):
-    """Configuration of a causal transformer stage.
+class TransformerOptions(StageBlock):
+    """What transformer stages of either direction are configured by.
 
     `use_flash_attn` is accepted for existing configurations: PyTorch picks the fastest kernel for the shapes at hand.
     """
@@ -37,18 +36,24 @@ class TransformerBlock(StageBlock):
     ff_multiplier: int = Field(default=2, ge=1)
     ff_dropout: float = Field(default=0.0, ge=0, lt=1)
     use_flash_attn: bool = False
-    block_type: str = "transformer"
 
     @model_validator(mode="after")
-    def _check(self) -> TransformerBlock:
-        if self.block_type != "transformer":
-            raise ValueError(f"block_type: expected 'transformer', got {self.block_type!r}")
+    def _check(self) -> Self:
+        expected = type(self).model_fields["block_type"].default
+        if self.block_type != expected:
+            raise ValueError(f"block_type: expected {expected!r}, got {self.block_type!r}")
         if self.attn_use_rot_embs and self.attn_head_dims % 2:
             raise ValueError(
                 f"attn_head_dims: rotary attention turns pairs of channels and needs an even number, "
                 f"got {self.attn_head_dims}"
             )
         return self
+
+
+class TransformerBlock(TransformerOptions):
+    """Configuration of a causal transformer stage."""
+
+    block_type: str = "transformer"
 
     def to_model(self, model_dim: int, num_layers: int) -> TransformerStage:
         return TransformerStage(model_dim, num_layers, self)
@@ -72,11 +77,11 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", ROTARY_BASE ** (-torch.arange(0, head_dim, 2) / head_dim))
+        self.register_buffer("inv_freq", rotary_frequencies(head_dim))
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of shape positions.shape + (1, 1, E/2), for `rotate_`."""
-        angles = positions[..., None, None, None].to(self.inv_freq.dtype) * self.inv_freq
+        angles = rotary_angles(positions[..., None, None, None], self.inv_freq)
         return angles.cos(), angles.sin()
 
 
@@ -95,9 +100,13 @@ class Attention(nn.Module):
         self, x: Tensor, angles: tuple[Tensor, Tensor] | None, before: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Shift and normalise (n, S, D), then queries, keys and values, each (n, S, H, E), positions applied."""
-        # The norm's gain goes into the weights: a pass over (D, 3·H·E) instead of one over every position.
+        return self.heads_of(shift_norm(x, before), angles)
+
+    def heads_of(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of what is normalised but for the norm's gain."""
+        # The gain goes into the weights: a pass over (D, 3·H·E) instead of one over every position.
         weight = torch.cat((self.to_q.weight, self.to_kv.weight)) * self.norm.g
-        qkv = F.linear(shift_norm(x, before), weight)
+        qkv = F.linear(x, weight)
         if angles is not None:
             qkv = rotate_(qkv, *angles, self.heads)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
@@ -167,35 +176,64 @@ class TransformerState:
         return TransformerState(layers, self.positions[rows])
 
 
+class TransformerLayer(nn.ModuleList):
+    """Attention and feed-forward, each on the shifted input and added to it; the indices are the checkpoints' names."""
+
+    def __init__(self, dim: int, block: TransformerBlock) -> None:
+        attention = Attention(dim, block.attn_num_heads, block.attn_head_dims, block.attn_dropout)
+        super().__init__((attention, FeedForward(dim, block.ff_multiplier, block.ff_dropout)))
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        memory: LayerState | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, LayerState | None]:
+        """(n, S, D) → (n, S, D), behind `memory` where there is one.
+
+        Of each row only the first `lengths` (n,) positions are real, and the new memory stands behind them.
+        """
+        attention, feed_forward = self._parts
+        if memory is None:
+            q, k, v = attention.project(x, angles)
+            attended = causal_attention(q, k, v, dropout=attention.active_dropout)
+            x = x + attention.to_out(attended.flatten(-2))
+            return x + feed_forward.shifted(x), None
+        real = None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # (n, S)
+        attention_input = _last(x, lengths)
+        q, k, v = attention.project(x, angles, memory.attention_input)
+        own = Segment(k, v, real)
+        attended = attend(q, memory.segments, own, dropout=attention.active_dropout)
+        x = x + attention.to_out(attended.flatten(-2))
+        feed_forward_input = _last(x, lengths)
+        x = x + feed_forward.shifted(x, memory.feed_forward_input)
+        return x, LayerState(own.after(memory.segments), attention_input, feed_forward_input)
+
+    @property
+    def _parts(self) -> tuple[Attention, FeedForward]:
+        return cast(Attention, self[0]), cast(FeedForward, self[1])
+
+
 class TransformerStage(nn.Module):
     """A stack of causal layers over (B, S, D), with a state to continue from."""
 
     def __init__(self, model_dim: int, num_layers: int, block: TransformerBlock) -> None:
         super().__init__()
         self.rotary_emb = Rotary(block.attn_head_dims) if block.attn_use_rot_embs else None
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                (
-                    Attention(model_dim, block.attn_num_heads, block.attn_head_dims, block.attn_dropout),
-                    FeedForward(model_dim, block.ff_multiplier, block.ff_dropout),
-                )
-            )
-            for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(TransformerLayer(model_dim, block) for _ in range(num_layers))
         self.norm = RMSNorm(model_dim)
 
     def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         """(B, S, D) → (B, S, D); output s depends on inputs 0..s."""
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
         for layer in self.layers:
-            attention, feed_forward = cast(tuple[Attention, FeedForward], layer)
-            q, k, v = attention.project(x, angles)
-            attended = causal_attention(q, k, v, dropout=attention.active_dropout)
-            x = x + attention.to_out(attended.flatten(-2))
-            x = x + feed_forward.shifted(x)
+            x, _ = layer(x, angles)
         return self.norm(x)
 
-    def prefix(self, x: Float[Tensor, "b s d"]) -> tuple[Float[Tensor, "b s d"], TransformerState]:
+    def prefix(
+        self, x: Float[Tensor, "b s d"], lengths: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b s d"], TransformerState]:
         """Read (B, S, D) from the beginning; see `IncrementalStage`."""
         B, _, D = x.shape
         nothing = x.new_zeros(B, D)
@@ -203,7 +241,7 @@ class TransformerStage(nn.Module):
             tuple(LayerState((), nothing, nothing) for _ in self.layers),
             torch.zeros(B, dtype=torch.long, device=x.device),
         )
-        return self._extend(x, state, None)
+        return self._extend(x, state, lengths)
 
     def branch(
         self, x: Float[Tensor, "b k s d"], state: TransformerState, lengths: Tensor | None = None
@@ -227,18 +265,10 @@ class TransformerStage(nn.Module):
         """Read (n, S, D) behind `state` (of n rows)."""
         S = x.shape[1]
         angles = self._angles(state.positions[:, None] + torch.arange(S, device=x.device))
-        real = None if lengths is None else torch.arange(S, device=x.device) < lengths[:, None]  # (n, S)
         layers = []
         for layer, memory in zip(self.layers, state.layers, strict=True):
-            attention, feed_forward = cast(tuple[Attention, FeedForward], layer)
-            attention_input = _last(x, lengths)
-            q, k, v = attention.project(x, angles, memory.attention_input)
-            own = Segment(k, v, real)
-            attended = attend(q, memory.segments, own, dropout=attention.active_dropout)
-            x = x + attention.to_out(attended.flatten(-2))
-            feed_forward_input = _last(x, lengths)
-            x = x + feed_forward.shifted(x, memory.feed_forward_input)
-            layers.append(LayerState(own.after(memory.segments), attention_input, feed_forward_input))
+            x, after = layer(x, angles, memory, lengths)
+            layers.append(after)
         added = torch.full_like(state.positions, S) if lengths is None else lengths
         return self.norm(x), TransformerState(tuple(layers), state.positions + added)
 

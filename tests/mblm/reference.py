@@ -10,12 +10,20 @@ from torch import Tensor
 
 from mblm import MBLM, MBLMModelConfig, TransformerBlock
 
+TRANSFORMER = {"attn_head_dims": 6, "attn_num_heads": 2, "attn_use_rot_embs": True, "pos_emb_type": "fixed"}
+MAMBA = {"d_state": 5, "d_conv": 3, "expand": 2, "headdim": 4, "pos_emb_type": None}
+
+
+def stages(letters: str) -> list[dict]:
+    """Blocks by letter: T for a transformer stage, S for a Mamba-2 stage."""
+    return [{"T": TRANSFORMER, "S": MAMBA}[letter] for letter in letters]
+
 
 def build(seq_lens: list[int], *, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: object) -> MBLM:
     """A small random model in evaluation mode; `changes` overrides fields of the block or of the config."""
     torch.manual_seed(seed)
     N = len(seq_lens)
-    block = {"attn_head_dims": 6, "attn_num_heads": 2, "attn_use_rot_embs": True, "pos_emb_type": "fixed"}
+    block = dict(TRANSFORMER)
     config = {"hidden_dims": [16, 12, 10][3 - N :], "num_layers": [2, 1, 1][:N], "train_checkpoint_chunks": None}
     for name, value in changes.items():
         (block if name in TransformerBlock.model_fields else config)[name] = value

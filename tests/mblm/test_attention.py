@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from mblm.model import attention
-from mblm.model.attention import Segment, attend, attend_with_dropout, causal_attention
+from mblm.model.attention import Segment, attend, attend_segments, attend_with_dropout, causal_attention
 from mblm.model.embedding import smooth_init_
-from mblm.model.fused import attend_segments, rotate_, shift_norm, unit_norm
+from mblm.model.fused import rotate_, shift_norm, unit_norm
 from tests.mblm.reference import build, gradients, plain_loss_sum
 from tests.mblm.test_mblm import random_ids
 

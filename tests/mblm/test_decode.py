@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from mblm import MBLM, MBLMReturnType, StageBlock
 from mblm.decode import branch, read_prefix, step
 from tests.mblm.reference import build
-from tests.mblm.test_mblm import SHAPES, VARIANTS, random_ids
+from tests.mblm.test_mblm import MODELS as CAUSAL_MODELS
+from tests.mblm.test_mblm import SHAPES, random_ids
 
 
 class Running(nn.Module):
@@ -33,7 +34,7 @@ def next_logits(model: MBLM, ids: Tensor) -> Tensor:
     return model(ids, MBLMReturnType.LOGITS)[:, -1]
 
 
-MODELS = [(seq_lens, variant) for seq_lens in SHAPES for variant in VARIANTS]
+MODELS = [*CAUSAL_MODELS]
 MODELS += [(seq_lens, {"block": [RunningBlock()] * len(seq_lens)}) for seq_lens in SHAPES]
 
 

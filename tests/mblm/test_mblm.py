@@ -10,7 +10,14 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mblm import MBLM, MBLMModelConfig, MBLMReturnType
-from tests.mblm.reference import assert_same_gradients, build, gradients, plain_loss_sum, plain_predictions
+from tests.mblm.reference import (
+    assert_same_gradients,
+    build,
+    gradients,
+    plain_loss_sum,
+    plain_predictions,
+    stages,
+)
 
 SHAPES = [[12], [5, 4], [3, 2, 4]]
 VARIANTS = [
@@ -21,12 +28,25 @@ VARIANTS = [
 ]
 
 
+# Every mix of stages, from the most global to the local one.
+MIXES = [
+    ([12], "S"),
+    ([5, 4], "ST"),
+    ([5, 4], "TS"),
+    ([5, 4], "SS"),
+    ([3, 2, 4], "STT"),
+    ([3, 2, 4], "SST"),
+    ([3, 2, 4], "TSS"),
+]
+MODELS = [(seq_lens, variant) for seq_lens in SHAPES for variant in VARIANTS]
+MODELS += [(seq_lens, {"block": stages(letters)}) for seq_lens, letters in MIXES]
+
+
 def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, 32, shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("seq_lens", SHAPES, ids=str)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(("seq_lens", "variant"), MODELS, ids=str)
 @pytest.mark.parametrize("short_by", [0, 1, 3])
 def test_forward_is_the_plain_arithmetic(seq_lens: list[int], variant: dict, short_by: int) -> None:
     model = build(seq_lens, **variant)
@@ -42,10 +62,10 @@ def test_forward_is_the_plain_arithmetic(seq_lens: list[int], variant: dict, sho
     torch.testing.assert_close(model.to_logits(hidden), logits)
 
 
-@pytest.mark.parametrize("seq_lens", SHAPES, ids=str)
+@pytest.mark.parametrize(("seq_lens", "letters"), [(s, "T" * len(s)) for s in SHAPES] + MIXES, ids=str)
 @pytest.mark.parametrize("where", [[0], [4], [3, 4, 5], [7, 8], list(range(12))], ids=str)
-def test_loss_only_where_it_is_weighed(seq_lens: list[int], where: list[int]) -> None:
-    model = build(seq_lens)
+def test_loss_only_where_it_is_weighed(seq_lens: list[int], letters: str, where: list[int]) -> None:
+    model = build(seq_lens, block=stages(letters))
     ids = random_ids(3, 11)
     ids[1, 8] = model.pad_token_id
     weights = torch.zeros(3, 11, dtype=torch.float64)
@@ -61,8 +81,7 @@ def test_loss_only_where_it_is_weighed(seq_lens: list[int], where: list[int]) ->
     torch.testing.assert_close(model(ids, loss_mask=weights), expected / sums.targets)
 
 
-@pytest.mark.parametrize("seq_lens", SHAPES, ids=str)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(("seq_lens", "variant"), MODELS, ids=str)
 @pytest.mark.parametrize("prefix_loss", [False, True])
 def test_shared_prefix_equals_separate_sequences(seq_lens: list[int], variant: dict, prefix_loss: bool) -> None:
     model = build([4 * seq_lens[0], *seq_lens[1:]], **variant)
@@ -100,10 +119,19 @@ def test_patch_embedding_by_table(seq_lens: list[int]) -> None:
     assert gradients(table, table.by_table(ids).square().sum())["embedding.weight"][model.pad_token_id].abs().sum() == 0
 
 
-def test_checkpoint_chunks_change_nothing() -> None:
-    model, ids = build([3, 2, 4], train_checkpoint_chunks=[2, 5]), random_ids(2, 22)
-    expected = gradients(model.eval(), model(ids))
-    assert_same_gradients(gradients(model.train(), model(ids)), expected)
+@pytest.mark.parametrize("letters", ["TTT", "STT", "SSS"])
+@pytest.mark.parametrize("chunks", [[2, 5], [100, 1], [1, 100]], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_checkpoint_chunks_change_nothing(letters: str, chunks: list[int], masked: bool) -> None:
+    model = build([3, 2, 4], train_checkpoint_chunks=chunks, block=stages(letters))
+    ids, mask = random_ids(2, 22), None
+    if masked:
+        mask = torch.zeros(2, 22, dtype=torch.float64)
+        mask[0, [3, 8]], mask[1, 15:18] = 1, 0.5
+    expected = gradients(model.eval(), model(ids, loss_mask=mask))
+    assert_same_gradients(gradients(model.train(), model(ids, loss_mask=mask)), expected)
+    logits = model(ids, MBLMReturnType.LOGITS)
+    torch.testing.assert_close(logits, model.eval()(ids, MBLMReturnType.LOGITS))
 
 
 def test_empty_input_and_nested_ids() -> None:
@@ -117,12 +145,26 @@ def test_empty_input_and_nested_ids() -> None:
     torch.testing.assert_close(model(nested, MBLMReturnType.LOGITS).flatten(1, -2), flat)
 
 
-def test_no_weighted_byte_is_zero_loss_with_gradients() -> None:
-    model, ids = build([5, 4]), random_ids(2, 9)
+@pytest.mark.parametrize(("seq_lens", "letters"), [([12], "T"), ([5, 4], "ST"), ([3, 2, 4], "TTT")], ids=str)
+def test_a_batch_without_a_weighted_byte_gives_every_parameter_a_zero_gradient(
+    seq_lens: list[int], letters: str
+) -> None:
+    model, ids = build(seq_lens, block=stages(letters)), random_ids(2, 9)
     sums = model.loss_sums(ids, torch.zeros(2, 9, dtype=torch.float64))
     assert sums.total == 0
     assert sums.targets == 0
-    assert all(torch.isfinite(g).all() for g in gradients(model, sums.total).values())
+    sums.total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+
+
+def test_any_weighted_byte_gives_every_parameter_a_gradient() -> None:
+    model, ids = build([5, 4], block=stages("ST")), random_ids(1, 9)
+    for t in range(9):
+        model.zero_grad()
+        model.loss_sums(ids, torch.nn.functional.one_hot(torch.tensor([t]), 9).double()).total.backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == [], t
 
 
 def test_too_long_an_input_is_refused_with_fixed_positions_only() -> None:

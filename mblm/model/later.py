@@ -1,0 +1,105 @@
+"""The later stages and the head: run only on the sequences that predict a byte that is asked for.
+
+The first stage has seen everything; below it, a sequence of stage i+1 is conditioned by one output position of stage i.
+Local sequences (leaves) are numbered in the order of their bytes, so the sequence of any stage above follows by a
+division. With checkpoint chunks configured, embedding, stage, head and loss of a chunk are one recomputed piece: no
+activation of the whole flattened batch is ever kept but what conditions the next stage.
+
+Shapes: M patches of the first stage of R bytes, N stages with P_i positions of width D_i, n sequences of a stage,
+T bytes asked for, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mblm.model.hierarchy import Hierarchy
+from mblm.model.targets import Chain, Targets
+
+
+def with_start(start: Tensor, tokens: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:
+    """A stage's start vector before its inputs: (n, S, D) → (n, 1+S, D)."""
+    return torch.cat((start.to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens), dim=1)
+
+
+class LaterStages(Hierarchy):
+    """The part of the causal model below its first stage."""
+
+    def run_sequences(
+        self, stage: int, contexts: Float[Tensor, "n d"], ids: Int[Tensor, "n s r"], count: int
+    ) -> Float[Tensor, "n t d"]:
+        """Outputs of a later stage at its first `count` inputs, start included: (n, 1 + count, D_i)."""
+        tokens = self.embed(stage, ids[:, :count]) + self.condition(stage, contexts, count)
+        return cast(Tensor, self.stage_models[stage](with_start(self.start_tokens[stage], tokens)))
+
+    def leaf_contexts(
+        self, contexts: Float[Tensor, "m d"], ids: Int[Tensor, "m r"], leaves: Int[Tensor, " n"] | None
+    ) -> Float[Tensor, "n d"]:
+        """What conditions the given local sequences (sorted; all of them for None): (n, D_{N-1})."""
+        lens = self.seq_lens
+        above: Tensor | None = None  # the sequences of the stage above that were run, None for all
+        outputs, width = contexts[:, None], 1  # (sequences above, positions, D): each position conditions one below
+        for stage in range(1, self.num_stages):
+            per_sequence = math.prod(lens[stage : self.num_stages - 1])  # leaves in one sequence of this stage
+            chosen = None if leaves is None else torch.unique_consecutive(leaves // per_sequence)
+            flat = outputs.flatten(0, 1)
+            if chosen is not None:
+                parents = chosen // width
+                parents = parents if above is None else torch.searchsorted(above, parents)
+                flat = flat.index_select(0, parents * outputs.shape[1] + chosen % width)
+            if stage == self.num_stages - 1:
+                return flat
+            sequences = ids.reshape(-1, lens[stage], self.patch_bytes[stage])
+            sequences = sequences if chosen is None else sequences[chosen]
+            outputs = self._middle_outputs(stage, flat, sequences)
+            above, width = chosen, lens[stage]
+        return contexts
+
+    def _middle_outputs(self, stage: int, contexts: Tensor, ids: Tensor) -> Tensor:
+        # A stage in between never reads its last position: that conditions nothing.
+        def run(start: int, stop: int) -> Tensor:
+            return self.run_sequences(stage, contexts[start:stop], ids[start:stop], self.seq_lens[stage] - 1)
+
+        return torch.cat(self.in_chunks(stage, len(ids), run))
+
+    def local_outputs(self, contexts: Float[Tensor, "m d"], ids: Int[Tensor, "m r"]) -> Float[Tensor, "n t d"]:
+        """Outputs of every local sequence at every position, start included: (n, 1 + P_N, D_N)."""
+        contexts = self.leaf_contexts(contexts, ids, None)
+        last, P = self.num_stages - 1, self.seq_lens[-1]
+        flat = ids.reshape(-1, P, 1)
+
+        def run(start: int, stop: int) -> Tensor:
+            return self.run_sequences(last, contexts[start:stop], flat[start:stop], P)
+
+        return torch.cat(self.in_chunks(last, len(flat), run))
+
+    def losses(self, contexts: Float[Tensor, "m d"], chain: Chain, targets: Targets) -> Float[Tensor, " t"]:
+        """Cross-entropy of each target byte in nats, (T,), in the targets' order."""
+        if self.num_stages == 1:  # a patch is a byte, and its context is what predicts it
+            return self.head_losses(contexts.index_select(0, targets.patches), targets.ids)
+        last, P = self.num_stages - 1, self.seq_lens[-1]
+        sources, is_start = targets.sources(chain)  # flat byte positions, (T,) each
+        slots = torch.where(is_start, 0, sources % P + 1)
+        leaves, where = torch.unique(sources // P, return_inverse=True)
+        # The local stage is causal: what comes after the last slot that predicts anything need not be read.
+        count = int(slots.max())
+        leaf_contexts = self.leaf_contexts(contexts, chain.ids, leaves)
+        leaf_ids = chain.ids.reshape(-1, P, 1)[leaves]
+        rows = where * (1 + count) + slots  # of the local outputs laid flat
+        order = torch.argsort(where, stable=True)
+        sorted_where = where[order]
+
+        def run(start: int, stop: int) -> Tensor:
+            bounds = torch.searchsorted(sorted_where, torch.tensor((start, stop), device=where.device))
+            asked = order[bounds[0] : bounds[1]]
+            outputs = self.run_sequences(last, leaf_contexts[start:stop], leaf_ids[start:stop], count)
+            hidden = outputs.flatten(0, 1).index_select(0, rows[asked] - start * (1 + count))
+            return self.head_losses(hidden, targets.ids[asked])
+
+        losses = torch.cat(self.in_chunks(last, len(leaves), run))
+        return losses.index_select(0, torch.argsort(order))

@@ -1,0 +1,183 @@
+"""What users of the reference package write keeps working: models from blocks and YAML, blocks of one's own, streams.
+
+The same calls as in the reference's README, at small sizes.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mblm import MBLM, MBLMModelConfig, MBLMReturnType, TransformerBlock
+from mblm.model.block import StageBlock
+from mblm.model.config import block_registry
+from mblm.utils.stream import ByteStreamer
+
+TRANSFORMER = """
+    - attn_head_dims: 8
+      attn_num_heads: 2
+      attn_use_rot_embs: true
+      use_flash_attn: true
+      pos_emb_type: fixed
+"""
+HIERARCHY = """
+num_tokens: 257
+hidden_dims: [32, 16]
+seq_lens: [16, 8]
+num_layers: [2, 1]
+pad_token_id: 256
+train_checkpoint_chunks: null
+block:
+"""
+
+
+class LSTM(torch.nn.Module):
+    def __init__(self, lstm: torch.nn.LSTM) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        outputs, _ = self.lstm(input_ids)
+        return outputs
+
+
+class LSTMBlock(StageBlock):
+    block_type: str = "lstm"
+
+    dropout: float
+    my_property: int = 0
+
+    def to_model(self, model_dim: int, num_layers: int) -> torch.nn.Module:
+        return LSTM(torch.nn.LSTM(model_dim, model_dim, num_layers, batch_first=True, dropout=self.dropout))
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Blocks registered inside a test are forgotten after it."""
+    registered = list(block_registry._blocks)
+    yield
+    block_registry._blocks[:] = registered
+
+
+@pytest.fixture
+def transformer() -> TransformerBlock:
+    return TransformerBlock(
+        attn_head_dims=8, attn_num_heads=2, attn_use_rot_embs=True, use_flash_attn=True, pos_emb_type="fixed"
+    )
+
+
+def config_of(*blocks: StageBlock) -> MBLMModelConfig:
+    return MBLMModelConfig(
+        num_tokens=257,
+        hidden_dims=[32, 16],
+        seq_lens=[16, 8],
+        num_layers=[2, 1],
+        pad_token_id=256,
+        train_checkpoint_chunks=None,
+        block=list(blocks),
+    )
+
+
+def assert_works(model: MBLM) -> None:
+    """Every return type on twelve bytes, and a training step."""
+    ids = torch.randint(0, 257, (1, 12)).long()
+    model.eval()
+    logits = model.forward(ids, return_type=MBLMReturnType.LOGITS)
+    assert logits.shape == (1, 12, 257)
+    assert model.forward(ids, return_type=MBLMReturnType.HIDDEN_STATE).shape == (1, 12, 16)
+    loss = model.forward(ids, return_type=MBLMReturnType.LOSS)
+    assert loss.ndim == 0
+    loss_too, logits_too = model.forward(ids, return_type=MBLMReturnType.LOSS_LOGITS)
+    torch.testing.assert_close((loss_too, logits_too), (loss, logits))
+    weighted = model.forward(ids, return_type=MBLMReturnType.LOSS, loss_mask=torch.ones_like(ids))
+    torch.testing.assert_close(weighted, loss)
+    model.train()
+    model.forward(ids).backward()
+    for stage in model.stage_models:
+        assert any(parameter.grad is not None and parameter.grad.any() for parameter in stage.parameters())
+
+
+def test_model_from_blocks(transformer: TransformerBlock) -> None:
+    assert_works(MBLM(config_of(transformer, transformer)))
+
+
+def test_model_from_one_block_for_all_stages(transformer: TransformerBlock) -> None:
+    config = config_of(transformer, transformer)
+    same = MBLMModelConfig.model_validate(config.model_dump() | {"block": transformer})
+    assert same.stage_blocks() == config.stage_blocks()
+    assert_works(MBLM(same))
+
+
+def test_model_from_yaml(transformer: TransformerBlock) -> None:
+    config = MBLMModelConfig.model_validate(yaml.safe_load(HIERARCHY + TRANSFORMER + TRANSFORMER))
+    assert config == config_of(transformer, transformer)
+    assert_works(MBLM(config))
+
+
+def test_return_types_are_all_there() -> None:
+    assert {member.name for member in MBLMReturnType} == {"LOGITS", "LOSS", "LOSS_LOGITS", "HIDDEN_STATE"}
+
+
+def test_own_block_as_an_object(transformer: TransformerBlock) -> None:
+    model = MBLM(config_of(LSTMBlock(dropout=0.1, pos_emb_type=None), transformer))
+    assert isinstance(model.stage_models[0], LSTM)
+    assert_works(model)
+
+
+OWN = """
+    - dropout: 0.1
+      my_property: 1
+      pos_emb_type: null
+"""
+
+
+@pytest.mark.usefixtures("registry")
+def test_own_block_from_yaml() -> None:
+    parsed = yaml.safe_load(HIERARCHY + OWN + TRANSFORMER)
+    with pytest.raises(ValueError, match="fits none of the registered blocks"):
+        MBLMModelConfig.model_validate(parsed)
+
+    @block_registry.register()
+    class RegisteredBlock(LSTMBlock):
+        my_property: int
+
+    config = MBLMModelConfig.model_validate(parsed)
+    first, second = config.stage_blocks()
+    assert first == RegisteredBlock(dropout=0.1, my_property=1, pos_emb_type=None)
+    assert isinstance(second, TransformerBlock)
+    assert MBLMModelConfig.model_validate_json(config.model_dump_json()) == config
+    assert_works(MBLM(config))
+
+
+SENTENCE = "👉🏽 bytes generated by a 🤖"
+
+
+def test_stream_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "output.txt"
+    with path.open("wb") as file, ByteStreamer(stream=file) as streamer:
+        for byte in SENTENCE.encode():
+            streamer.write(byte)
+    assert path.read_text(encoding="utf8") == SENTENCE
+
+
+@pytest.mark.parametrize("decode_utf8", [True, False])
+def test_stream_to_a_text_file(tmp_path: Path, decode_utf8: bool) -> None:
+    path = tmp_path / "output.txt"
+    with path.open("w", encoding="utf-8") as file, ByteStreamer(file, decode_utf8=decode_utf8) as streamer:
+        for id_ in [*SENTENCE.encode(), 256]:
+            streamer.write(id_)
+    written = path.read_text(encoding="utf-8")
+    assert written == (SENTENCE if decode_utf8 else " ".join(str(byte) for byte in SENTENCE.encode()))
+
+
+def test_model_with_a_mamba_stage(transformer: TransformerBlock) -> None:
+    from mblm import MambaBlock
+
+    mamba = MambaBlock(d_state=16, d_conv=4, expand=2, headdim=8, pos_emb_type=None)
+    assert_works(MBLM(config_of(mamba, transformer)))
+    block = "    - {d_state: 16, d_conv: 4, expand: 2, headdim: 8, pos_emb_type: null}"
+    config = MBLMModelConfig.model_validate(yaml.safe_load(HIERARCHY + block + TRANSFORMER))
+    assert config == config_of(mamba, transformer)
+    assert_works(MBLM(config))

@@ -4,12 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := 0.13.9
 READY := $(VENV)/.ready
+PEER := .venv-peer
 
-.PHONY: bench test test-slow check format clean
+.PHONY: bench bench-peer test test-slow check format clean
 
 # The whole benchmark on the embedded data set: makes the data, trains every cell, prints the table.
 bench: $(READY)
 	$(BIN)/vqa-bench matrix configs/mini.yaml --jobs 2
+
+# Ours against the reference from PyPI, which lives in an environment of its own: both packages are called mblm.
+bench-peer: $(READY) $(PEER)/.ready
+	$(BIN)/python -m benchmarks.peer.run --reference-python $(PEER)/bin/python
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto
@@ -32,5 +37,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(PEER)/.ready: benchmarks/peer/requirements.txt $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEER)
+	$(BIN)/uv pip install --quiet --python $(PEER)/bin/python --requirement $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(PEER) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

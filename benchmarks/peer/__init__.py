@@ -1,0 +1,1 @@
+"""The model library against its reference, each in its own environment: `make bench-peer`."""

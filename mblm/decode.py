@@ -187,7 +187,7 @@ def score_continuations(
     patches = model.to_patches(ids.flatten(0, 1)).unflatten(0, (n, A))  # (n, A, S, R)
     S, R = patches.shape[2:]
     weights = F.pad(weights, (0, S * R - k - m)).view(patches.shape)
-    contexts = _continued_contexts(model, state, patches, (k + lengths - 1) // R)
+    contexts = _continued_contexts(model, state, patches, (k + lengths - 2).clamp(min=0) // R)
     chain = chains(patches.flatten(0, 1), weights.flatten(0, 1))
     targets = chain.targets(None)
     if targets.ids.numel() == 0:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-# Up to so many weights a query, one plain array of them is quicker on a CPU than PyTorch's blockwise kernel, which with
-# bfloat16 products takes 50 times longer, and than a pass over each segment.
+# Up to so many weights a query, one plain array of them is quicker on a CPU than a pass over each segment; and than
+# PyTorch's blockwise kernel where float32 products run in bfloat16 (`set_float32_matmul_precision("medium")`), which
+# makes that kernel take 50 times longer.
 SHORT = 512
 
 
@@ -51,18 +52,31 @@ class Segment:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Plain causal attention, (n, S, H, E) each → (n, S, H, E), at scale E^-1/2."""
     S = q.shape[1]
-    if S <= SHORT and q.device.type == "cpu":
+    if S <= SHORT and q.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium":
         return _dense(q, k, v, _future(S, q.device), dropout)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     return attended.transpose(1, 2)
 
 
-def attend(q: Tensor, past: tuple[Segment, ...], own: Segment, *, dropout: float = 0.0) -> Tensor:
-    """Attention of (n, S, H, E) queries to all of `past` and causally to `own` (n rows, S positions)."""
+def attend(
+    q: Tensor,
+    past: tuple[Segment, ...],
+    own: Segment,
+    joined: tuple[Segment, ...],
+    *,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention of (n, S, H, E) queries to all of `past` and causally to `own` (n rows, S positions).
+
+    `joined` is `own.after(past)`.
+    """
     if not past:
         # Positions past a row's length come last, so causality alone hides them from the real ones.
         return causal_attention(q, own.keys, own.values, dropout=dropout)
+    if q.shape[1] == 1 and len(joined) == 1:  # one more position, nothing shared: it looks at everything
+        keys, values = joined[0].keys.transpose(1, 2), joined[0].values.transpose(1, 2)
+        return F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, dropout_p=dropout).transpose(1, 2)
     n, S = q.shape[:2]
     own_hidden = _unreal(own)
     if S > 1:

@@ -94,14 +94,32 @@ def shift_norm(x: Tensor, before: Tensor | None = None) -> Tensor:
 
     The shift delays the second half of the channels by one position; `before` (n, D) stands before the first.
     """
+    if x.shape[1] == 1 and before is not None:
+        half = shift_from(x.shape[-1])
+        return unit_norm(torch.cat((x[..., :half], before[:, None, half:]), dim=-1))
     y: Tensor = _ShiftNorm.apply(x, before)
     return y
 
 
 def unit_norm(x: Tensor, eps: float | None = None) -> Tensor:
     """RMSNorm without its gain: the transformer's with a floor, or Mamba's with `eps` inside the root."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x * unit_scale(x, eps)
     y: Tensor = _UnitNorm.apply(x, eps)
     return y
+
+
+def gained_linear(x: Tensor, gain: Tensor, weights: list[Tensor], bias: Tensor | None = None) -> Tensor:
+    """The linear map of x·gain by the weights (D_out, D) stacked, in the cheaper order: (…, D) → (…, ΣD_out).
+
+    With many positions the gain goes into the weights: a pass over a matrix instead of one over every position.
+    """
+    if x.numel() // x.shape[-1] >= sum(len(weight) for weight in weights):
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        return F.linear(x, weight * gain, bias)
+    x = x * gain
+    outputs = [F.linear(x, weight, bias) for weight in weights]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
 class _Rotate(Function):
@@ -137,6 +155,9 @@ def rotate_(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
 
     cos, sin: (S, 1, 1, E/2), or (n, S, 1, 1, E/2) where rows stand at positions of their own.
     """
+    if not (torch.is_grad_enabled() and qkv.requires_grad):
+        _turn_(qkv, cos, sin, heads)
+        return qkv
     y: Tensor = _Rotate.apply(qkv, cos, sin, heads)
     return y
 

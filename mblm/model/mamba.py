@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mblm.model.block import StageBlock, group_rows
-from mblm.model.fused import causal_conv, gated_norm, unit_norm
+from mblm.model.fused import causal_conv, gained_linear, gated_norm, unit_norm
 from mblm.model.kernels import Kernel, fused_ssd, resolve_kernel
 from mblm.model.ssd import ssd, ssd_step
 
@@ -126,8 +126,7 @@ class Mamba2Mixer(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Float[Tensor, "n s d"], MixerState]:
         """Mix a normed input that still lacks its `gain`, behind `state`; the new state stands behind `lengths`."""
-        # Gains go into the weights: a pass over a matrix instead of one over every position.
-        projected = F.linear(x, self.in_proj.weight * gain)
+        projected = gained_linear(x, gain, [self.in_proj.weight])
         gate, mixed, dt = projected.split([self.inner, self.conv1d.in_channels, self.heads], dim=-1)
         taps = self.conv1d.kernel_size[0]
         lead = 0
@@ -142,14 +141,14 @@ class Mamba2Mixer(nn.Module):
         values = values.unflatten(-1, (self.heads, self.headdim))
         y, ssm = run(values, steps, self._decay, B, C, self.D, None if state is None else state.ssm)
         y = gated_norm(y.flatten(2), gate, EPS)
-        out = F.linear(y, self.out_proj.weight * self.norm.weight)
+        out = gained_linear(y, self.norm.weight, [self.out_proj.weight])
         return out, MixerState(_last_taps(mixed, taps - 1, lead, lengths), ssm)
 
     def step(
         self, x: Float[Tensor, "n d"], gain: Float[Tensor, " d"], state: MixerState
     ) -> tuple[Float[Tensor, "n d"], MixerState]:
         """`forward` for one position of every row."""
-        projected = F.linear(x, self.in_proj.weight * gain)
+        projected = gained_linear(x, gain, [self.in_proj.weight])
         gate, mixed, dt = projected.split([self.inner, self.conv1d.in_channels, self.heads], dim=-1)
         window = torch.cat((state.conv, mixed[:, None]), dim=1)  # (n, K, I + 2N)
         convolved = torch.einsum("nkc,ck->nc", window, self.conv1d.weight[:, 0])
@@ -158,7 +157,7 @@ class Mamba2Mixer(nn.Module):
         values = values.unflatten(-1, (self.heads, self.headdim))
         y, ssm = ssd_step(values, self._steps(dt), self._decay, B, C, self.D, state.ssm)
         y = gated_norm(y.flatten(1), gate, EPS)
-        return F.linear(y, self.out_proj.weight * self.norm.weight), MixerState(window[:, 1:], ssm)
+        return gained_linear(y, self.norm.weight, [self.out_proj.weight]), MixerState(window[:, 1:], ssm)
 
     @property
     def _decay(self) -> Tensor:

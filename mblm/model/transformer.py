@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Self, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.block import StageBlock, group_rows
 from mblm.model.embedding import rotary_angles, rotary_frequencies
-from mblm.model.fused import rotate_, shift_norm, unit_norm
+from mblm.model.fused import gained_linear, rotate_, shift_norm, unit_norm
 
 
 class TransformerOptions(StageBlock):
@@ -104,9 +103,7 @@ class Attention(nn.Module):
 
     def heads_of(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of what is normalised but for the norm's gain."""
-        # The gain goes into the weights: a pass over (D, 3·H·E) instead of one over every position.
-        weight = torch.cat((self.to_q.weight, self.to_kv.weight)) * self.norm.g
-        qkv = F.linear(x, weight)
+        qkv = gained_linear(x, self.norm.g, [self.to_q.weight, self.to_kv.weight])
         if angles is not None:
             qkv = rotate_(qkv, *angles, self.heads)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
@@ -129,7 +126,7 @@ class FeedForward(nn.Sequential):
         norm, widen, gelu, dropout, narrow = self
         assert isinstance(norm, RMSNorm)
         assert isinstance(widen, nn.Linear)
-        hidden = F.linear(shift_norm(x, before), widen.weight * norm.g, widen.bias)
+        hidden = gained_linear(shift_norm(x, before), norm.g, [widen.weight], widen.bias)
         return cast(Tensor, narrow(dropout(gelu(hidden))))
 
 
@@ -204,11 +201,12 @@ class TransformerLayer(nn.ModuleList):
         attention_input = _last(x, lengths)
         q, k, v = attention.project(x, angles, memory.attention_input)
         own = Segment(k, v, real)
-        attended = attend(q, memory.segments, own, dropout=attention.active_dropout)
+        segments = own.after(memory.segments)
+        attended = attend(q, memory.segments, own, segments, dropout=attention.active_dropout)
         x = x + attention.to_out(attended.flatten(-2))
         feed_forward_input = _last(x, lengths)
         x = x + feed_forward.shifted(x, memory.feed_forward_input)
-        return x, LayerState(own.after(memory.segments), attention_input, feed_forward_input)
+        return x, LayerState(segments, attention_input, feed_forward_input)
 
     @property
     def _parts(self) -> tuple[Attention, FeedForward]:

@@ -50,7 +50,7 @@ def test_attention_over_segments(
     inputs = [q, own.keys, own.values, *(t for s in past for t in (s.keys, s.values))]
     real = torch.ones(12, 3, dtype=torch.bool) if own.real is None else own.real
     weight = torch.randn(12, 3, H, E, dtype=torch.float64) * real[..., None, None]  # what is not real may be anything
-    ours, expected = attend(q, past, own), plain(q, past, own)
+    ours, expected = attend(q, past, own, own.after(past)), plain(q, past, own)
     torch.testing.assert_close(ours * real[..., None, None], expected * real[..., None, None])
     found = torch.autograd.grad((ours * weight).sum(), inputs)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs)

@@ -187,7 +187,9 @@ def score_continuations(
     patches = model.to_patches(ids.flatten(0, 1)).unflatten(0, (n, A))  # (n, A, S, R)
     S, R = patches.shape[2:]
     weights = F.pad(weights, (0, S * R - k - m)).view(patches.shape)
-    contexts = _continued_contexts(model, state, patches, (k + lengths - 2).clamp(min=0) // R)
+    # A candidate's last id is predicted from the patch of the id before it; in a single stage from its own context.
+    last = (k + lengths - (1 if model.num_stages == 1 else 2)).clamp(min=0)
+    contexts = _continued_contexts(model, state, patches, last // R)
     chain = chains(patches.flatten(0, 1), weights.flatten(0, 1))
     targets = chain.targets(None)
     if targets.ids.numel() == 0:

@@ -52,7 +52,7 @@ class Segment:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Plain causal attention, (n, S, H, E) each → (n, S, H, E), at scale E^-1/2."""
     S = q.shape[1]
-    if S <= SHORT and q.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium":
+    if S <= SHORT and _rounds_products(q):
         return _dense(q, k, v, _future(S, q.device), dropout)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -115,6 +115,13 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, dropout: float) -> T
     weights = (queries @ keys.transpose(2, 3) + bias).softmax(-1)
     weights = F.dropout(weights, dropout, dropout > 0)
     return (weights @ values).transpose(1, 2)
+
+
+def _rounds_products(x: Tensor) -> bool:
+    """Whether products of float32 on this CPU run in bfloat16, as `set_float32_matmul_precision("medium")` allows."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    return torch.get_float32_matmul_precision() == "medium"
 
 
 def _future(S: int, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """The elementwise parts of a layer with hand-written gradients: fewer passes over memory, same numbers.
 
 On a CPU a narrow layer spends more time on elementwise passes than on matrix products, so the token shift and the
-normalisation share theirs, the rotation works in place, and a convolution is as many passes as it has taps.
+normalisation share theirs, the rotation is one pass in place, and a convolution is as many passes as it has taps.
 Every function here is tested against its plain form.
 
 Shapes: n rows, S positions, D width, H heads, E channels of a head, C channels and K taps of a convolution.
@@ -9,11 +9,11 @@ Shapes: n rows, S positions, D width, H heads, E channels of a head, C channels 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -26,12 +26,18 @@ class _ShiftNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, before: Tensor | None) -> Tensor:
         half = shift_from(x.shape[-1])
+        early, late = x[..., :half], x[..., half:]
+        # The shifted vector is never written out: its length follows from those of its halves.
+        square = torch.linalg.vector_norm(early, dim=-1, keepdim=True).square_()
+        late_square = torch.linalg.vector_norm(late, dim=-1, keepdim=True).square_()
+        square[:, 1:] += late_square[:, :-1]
+        if before is not None:
+            square[:, 0] += torch.linalg.vector_norm(before[:, half:], dim=-1, keepdim=True).square_()
+        scale = square.sqrt_().mul_(x.shape[-1] ** -0.5).clamp_(min=FLOOR).reciprocal_()
         y = torch.empty_like(x)
-        y[..., :half] = x[..., :half]
-        y[:, 1:, half:] = x[:, :-1, half:]
-        y[:, 0, half:] = 0 if before is None else before[:, half:]
-        scale = unit_scale(y)
-        y *= scale
+        torch.mul(early, scale, out=y[..., :half])
+        torch.mul(late[:, :-1], scale[:, 1:], out=y[:, 1:, half:])
+        y[:, 0, half:] = 0 if before is None else before[:, half:] * scale[:, 0]
         ctx.save_for_backward(y, scale)
         ctx.has_before = before is not None
         return y
@@ -40,16 +46,18 @@ class _ShiftNorm(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         y, scale = ctx.saved_tensors
-        shifted = _unit_backward(grad, y, scale)
         half = shift_from(grad.shape[-1])
+        along = _along(grad, y, scale)
+        out = torch.empty_like(grad)
+        early, late = out[..., :half], out[:, :-1, half:]
+        torch.addcmul(grad[..., :half], y[..., :half], along, value=-1, out=early).mul_(scale)
+        torch.addcmul(grad[:, 1:, half:], y[:, 1:, half:], along[:, 1:], value=-1, out=late).mul_(scale[:, 1:])
+        out[:, -1, half:] = 0
         before = None
         if ctx.has_before:
-            before = torch.zeros_like(shifted[:, 0])
-            before[:, half:] = shifted[:, 0, half:]
-        out = torch.empty_like(shifted)
-        out[..., :half] = shifted[..., :half]
-        out[:, :-1, half:] = shifted[:, 1:, half:]
-        out[:, -1, half:] = 0
+            before = torch.zeros_like(out[:, 0])
+            first = torch.addcmul(grad[:, 0, half:], y[:, 0, half:], along[:, 0], value=-1)
+            before[:, half:] = first * scale[:, 0]
         return out, before
 
 
@@ -82,11 +90,18 @@ def unit_scale(x: Tensor, eps: float | None = None) -> Tensor:
     return rms.clamp_(min=FLOOR).reciprocal_()
 
 
+def _along(grad: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    """What the gradient has of y = x · scale(x) itself; nothing where the floor holds and the scale is a constant."""
+    if grad.device.type == "cpu":  # there a product of vectors is one pass, where multiplying and summing are two
+        product = (grad.unsqueeze(-2) @ y.unsqueeze(-1)).squeeze(-1)
+    else:
+        product = (grad * y).sum(-1, keepdim=True)
+    return product.div_(y.shape[-1]).masked_fill_(scale >= 1 / FLOOR, 0)
+
+
 def _unit_backward(grad: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-    """Gradient of y = x · scale(x); where the floor holds, the scale is a constant."""
-    along = (grad * y).mean(-1, keepdim=True)
-    along.masked_fill_(scale >= 1 / FLOOR, 0)
-    return torch.addcmul(grad, y, along, value=-1).mul_(scale)
+    """Gradient of y = x · scale(x)."""
+    return torch.addcmul(grad, y, _along(grad, y, scale), value=-1).mul_(scale)
 
 
 def shift_norm(x: Tensor, before: Tensor | None = None) -> Tensor:
@@ -97,6 +112,10 @@ def shift_norm(x: Tensor, before: Tensor | None = None) -> Tensor:
     if x.shape[1] == 1 and before is not None:
         half = shift_from(x.shape[-1])
         return unit_norm(torch.cat((x[..., :half], before[:, None, half:]), dim=-1))
+    if torch.compiler.is_compiling():  # a compiler fuses the plain form
+        half = shift_from(x.shape[-1])
+        ahead = x.new_zeros(x[:, :1].shape) if before is None else before[:, None]
+        return unit_norm(torch.cat((x[..., :half], torch.cat((ahead, x[:, :-1]), dim=1)[..., half:]), dim=-1))
     y: Tensor = _ShiftNorm.apply(x, before)
     return y
 
@@ -122,44 +141,65 @@ def gained_linear(x: Tensor, gain: Tensor, weights: list[Tensor], bias: Tensor |
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
-class _Rotate(Function):
-    """In-place rotation of the queries and keys of a fused (n, S, 3·H·E); see `rotate_`."""
+def added_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
+    """x + linear(y), (n, S, D) each but y's width: the product is summed up where x was copied to."""
+    if torch.is_autocast_enabled(x.device.type) or x.dtype != y.dtype:  # x stays in its own, wider type
+        return x + cast(Tensor, linear(y))
+    out = torch.addmm(x.flatten(0, 1), y.flatten(0, 1), linear.weight.T).view(x.shape)
+    return out if linear.bias is None else out.add_(linear.bias)
+
+
+class _RotaryHeads(Function):
+    """One projection to queries, keys and values with rotary positions; see `rotary_heads`."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-        ctx.mark_dirty(qkv)
-        ctx.save_for_backward(cos, sin)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, turns: Tensor | None, heads: int) -> tuple[Tensor, ...]:
+        qkv = F.linear(x, weight)
+        if turns is not None:
+            _turn_(qkv, turns, heads)
+        ctx.save_for_backward(x, weight, turns)
         ctx.heads = heads
-        _turn_(qkv, cos, sin, heads)
-        return qkv
+        return qkv.unflatten(-1, (3, heads, -1)).unbind(2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        cos, sin = ctx.saved_tensors
-        grad = grad.clone()
-        _turn_(grad, cos, -sin, ctx.heads)
-        return grad, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, weight, turns = ctx.saved_tensors
+        grad = torch.stack(grads, dim=2).flatten(2)  # (n, S, 3·H·E)
+        if turns is not None:
+            _turn_(grad, turns * turns.new_tensor((1, -1)), ctx.heads)
+        return grad @ weight, grad.flatten(0, 1).T @ x.flatten(0, 1), None, None
 
 
-def _turn_(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
-    pairs = qkv.unflatten(-1, (3, heads, 2, -1))[:, :, :2]  # (n, S, 2, H, 2, E/2): q and k, their two halves
-    first, second = pairs[..., 0, :], pairs[..., 1, :]
-    turned = first * sin
-    first.mul_(cos).addcmul_(second, sin, value=-1)
-    second.mul_(cos).add_(turned)
+def _turn_(qkv: Tensor, turns: Tensor, heads: int) -> None:
+    """Turn the pairs of channels of q and k in place: as complex numbers where there are such, one pass."""
+    pairs = qkv.unflatten(-1, (3, heads, -1, 2))[:, :, :2]  # (n, S, 2, H, E/2, 2)
+    if qkv.dtype == turns.dtype:
+        torch.view_as_complex(pairs).mul_(torch.view_as_complex(turns))
+        return
+    (cos, sin), (even, odd) = turns.unbind(-1), pairs.unbind(-1)
+    turned = even * sin
+    even.mul_(cos).sub_(odd * sin)
+    odd.mul_(cos).add_(turned)
 
 
-def rotate_(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """Rotary positions on the queries and keys of a fused projection (n, S, 3·H·E), half-split over a head, in place.
+def turn(x: Tensor, turns: Tensor) -> Tensor:
+    """The rotation of `rotary_heads` on queries or keys alone, out of place: (n, S, H, E), turns (…, S, 1, E/2, 2)."""
+    (cos, sin), (even, odd) = turns.unbind(-1), x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
 
-    cos, sin: (S, 1, 1, E/2), or (n, S, 1, 1, E/2) where rows stand at positions of their own.
+
+def rotary_heads(x: Tensor, weight: Tensor, turns: Tensor | None, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (n, S, H, E) of (n, S, D) by a weight (3·H·E, D), the first two rotated.
+
+    turns: cosine and sine for each pair of neighbouring channels, (S, 1, 1, E/2, 2), or (n, S, 1, 1, E/2, 2) where rows
+    stand at positions of their own; None for no positions.
     """
-    if not (torch.is_grad_enabled() and qkv.requires_grad):
-        _turn_(qkv, cos, sin, heads)
-        return qkv
-    y: Tensor = _Rotate.apply(qkv, cos, sin, heads)
-    return y
+    if torch.compiler.is_compiling():  # a compiler fuses the plain form
+        q, k, v = F.linear(x, weight).unflatten(-1, (3, heads, -1)).unbind(2)
+        return (q, k, v) if turns is None else (turn(q, turns[..., 0, :, :]), turn(k, turns[..., 0, :, :]), v)
+    q, k, v = _RotaryHeads.apply(x, weight, turns, heads)
+    return q, k, v
 
 
 class _CausalConv(Function):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.block import StageBlock, group_rows
 from mblm.model.embedding import rotary_angles, rotary_frequencies
-from mblm.model.fused import gained_linear, rotate_, shift_norm, unit_norm
+from mblm.model.fused import added_linear, gained_linear, rotary_heads, shift_norm, turn, unit_norm
 
 
 class TransformerOptions(StageBlock):
@@ -70,7 +70,7 @@ class RMSNorm(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Angles of the rotary embedding, half-split over a head's channels (base 10,000)."""
+    """Angles of the rotary embedding (base 10,000)."""
 
     inv_freq: Tensor
 
@@ -78,36 +78,50 @@ class Rotary(nn.Module):
         super().__init__()
         self.register_buffer("inv_freq", rotary_frequencies(head_dim))
 
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of shape positions.shape + (1, 1, E/2), for `rotate_`."""
+    def forward(self, positions: Tensor) -> Tensor:
+        """Cosine and sine of each angle, positions.shape + (1, 1, E/2, 2), for `rotary_heads`."""
         angles = rotary_angles(positions[..., None, None, None], self.inv_freq)
-        return angles.cos(), angles.sin()
+        return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention with its own RMSNorm; q and a fused k, v without biases."""
+    """Causal multi-head attention with its own RMSNorm; q and a fused k, v without biases.
 
-    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float) -> None:
+    Checkpoints pair channel j of a head with channel j + E/2. Here the pairs are neighbours, in queries and keys alike,
+    which changes no product of the two and lets a pair be turned as one complex number.
+    """
+
+    order: Tensor
+
+    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, rotary: bool) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm = RMSNorm(dim)
         self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
         self.to_kv = nn.Linear(dim, 2 * heads * head_dim, bias=False)
         self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
+        order = torch.arange(3 * heads * head_dim).view(3, heads, head_dim)
+        if rotary:
+            order[:2] = order[:2].unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        self.register_buffer("order", order.flatten(), persistent=False)
 
-    def project(
-        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, before: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, turns: Tensor | None, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Shift and normalise (n, S, D), then queries, keys and values, each (n, S, H, E), positions applied."""
-        return self.heads_of(shift_norm(x, before), angles)
+        return self.heads_of(shift_norm(x, before), turns)
 
-    def heads_of(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of what is normalised but for the norm's gain."""
-        qkv = gained_linear(x, self.norm.g, [self.to_q.weight, self.to_kv.weight])
-        if angles is not None:
-            qkv = rotate_(qkv, *angles, self.heads)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return q, k, v
+        if x.shape[:-1].numel() < len(self.order):  # fewer positions than rows: leave the weights as they are
+            x = x * self.norm.g
+            qkv = torch.cat((self.to_q(x), self.to_kv(x)), dim=-1)[..., self.order]
+            q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
+            return (q, k, v) if turns is None else (turn(q, turns[..., 0, :, :]), turn(k, turns[..., 0, :, :]), v)
+        # With many positions gain and order go into the weights: a pass over a matrix instead of one over them all.
+        weight = torch.cat((self.to_q.weight, self.to_kv.weight))[self.order] * self.norm.g
+        if torch.is_autocast_enabled(x.device.type):
+            kind = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(kind), weight.to(kind)
+        return rotary_heads(x, weight, turns, self.heads)
 
     @property
     def active_dropout(self) -> float:
@@ -121,13 +135,14 @@ class FeedForward(nn.Sequential):
         hidden = multiplier * dim
         super().__init__(RMSNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
 
-    def shifted(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """The whole of it on the shifted (n, S, D), the norm's gain taken into the first weight."""
+    def added(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """x + the whole of it on the shifted (n, S, D), the norm's gain taken into the first weight."""
         norm, widen, gelu, dropout, narrow = self
         assert isinstance(norm, RMSNorm)
         assert isinstance(widen, nn.Linear)
+        assert isinstance(narrow, nn.Linear)
         hidden = gained_linear(shift_norm(x, before), norm.g, [widen.weight], widen.bias)
-        return cast(Tensor, narrow(dropout(gelu(hidden))))
+        return added_linear(x, dropout(gelu(hidden)), narrow)
 
 
 @dataclass(frozen=True)
@@ -177,13 +192,15 @@ class TransformerLayer(nn.ModuleList):
     """Attention and feed-forward, each on the shifted input and added to it; the indices are the checkpoints' names."""
 
     def __init__(self, dim: int, block: TransformerBlock) -> None:
-        attention = Attention(dim, block.attn_num_heads, block.attn_head_dims, block.attn_dropout)
+        attention = Attention(
+            dim, block.attn_num_heads, block.attn_head_dims, block.attn_dropout, block.attn_use_rot_embs
+        )
         super().__init__((attention, FeedForward(dim, block.ff_multiplier, block.ff_dropout)))
 
     def forward(
         self,
         x: Tensor,
-        angles: tuple[Tensor, Tensor] | None,
+        turns: Tensor | None,
         memory: LayerState | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, LayerState | None]:
@@ -193,19 +210,19 @@ class TransformerLayer(nn.ModuleList):
         """
         attention, feed_forward = self._parts
         if memory is None:
-            q, k, v = attention.project(x, angles)
+            q, k, v = attention.project(x, turns)
             attended = causal_attention(q, k, v, dropout=attention.active_dropout)
-            x = x + attention.to_out(attended.flatten(-2))
-            return x + feed_forward.shifted(x), None
+            x = added_linear(x, attended.flatten(-2), attention.to_out)
+            return feed_forward.added(x), None
         real = None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # (n, S)
         attention_input = _last(x, lengths)
-        q, k, v = attention.project(x, angles, memory.attention_input)
+        q, k, v = attention.project(x, turns, memory.attention_input)
         own = Segment(k, v, real)
         segments = own.after(memory.segments)
         attended = attend(q, memory.segments, own, segments, dropout=attention.active_dropout)
-        x = x + attention.to_out(attended.flatten(-2))
+        x = added_linear(x, attended.flatten(-2), attention.to_out)
         feed_forward_input = _last(x, lengths)
-        x = x + feed_forward.shifted(x, memory.feed_forward_input)
+        x = feed_forward.added(x, memory.feed_forward_input)
         return x, LayerState(segments, attention_input, feed_forward_input)
 
     @property
@@ -224,9 +241,9 @@ class TransformerStage(nn.Module):
 
     def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         """(B, S, D) → (B, S, D); output s depends on inputs 0..s."""
-        angles = self._angles(torch.arange(x.shape[1], device=x.device))
+        turns = self._turns(torch.arange(x.shape[1], device=x.device))
         for layer in self.layers:
-            x, _ = layer(x, angles)
+            x, _ = layer(x, turns)
         return self.norm(x)
 
     def prefix(
@@ -256,16 +273,16 @@ class TransformerStage(nn.Module):
         y, state = self._extend(x[:, None], state, None)
         return y[:, 0], state
 
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _turns(self, positions: Tensor) -> Tensor | None:
         return None if self.rotary_emb is None else self.rotary_emb(positions)
 
     def _extend(self, x: Tensor, state: TransformerState, lengths: Tensor | None) -> tuple[Tensor, TransformerState]:
         """Read (n, S, D) behind `state` (of n rows)."""
         S = x.shape[1]
-        angles = self._angles(state.positions[:, None] + torch.arange(S, device=x.device))
+        turns = self._turns(state.positions[:, None] + torch.arange(S, device=x.device))
         layers = []
         for layer, memory in zip(self.layers, state.layers, strict=True):
-            x, after = layer(x, angles, memory, lengths)
+            x, after = layer(x, turns, memory, lengths)
             layers.append(after)
         added = torch.full_like(state.positions, S) if lengths is None else lengths
         return self.norm(x), TransformerState(tuple(layers), state.positions + added)

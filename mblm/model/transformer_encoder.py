@@ -34,9 +34,9 @@ class TransformerEncoderBlock(TransformerOptions):
 class EncoderAttention(Attention):
     """The causal attention's parameters, read without shift and in both directions."""
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, real: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor | None, real: Tensor | None) -> Tensor:
         """(n, S, D) → (n, S, D); no position reads one that `real` (n, S) denies."""
-        q, k, v = self.heads_of(unit_norm(x), angles)
+        q, k, v = self.heads_of(unit_norm(x), turns)
         attended = bidirectional_attention(q, k, v, real, dropout=self.active_dropout)
         return cast(Tensor, self.to_out(attended.flatten(-2)))
 
@@ -47,10 +47,11 @@ class TransformerEncoderStage(nn.Module):
     def __init__(self, model_dim: int, num_layers: int, block: TransformerEncoderBlock) -> None:
         super().__init__()
         self.rotary_emb = Rotary(block.attn_head_dims) if block.attn_use_rot_embs else None
+        attention = (block.attn_num_heads, block.attn_head_dims, block.attn_dropout, block.attn_use_rot_embs)
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 (
-                    EncoderAttention(model_dim, block.attn_num_heads, block.attn_head_dims, block.attn_dropout),
+                    EncoderAttention(model_dim, *attention),
                     FeedForward(model_dim, block.ff_multiplier, block.ff_dropout),
                 )
             )
@@ -60,10 +61,10 @@ class TransformerEncoderStage(nn.Module):
 
     def forward(self, x: Float[Tensor, "n s d"], real: Bool[Tensor, "n s"] | None = None) -> Float[Tensor, "n s d"]:
         """(n, S, D) → (n, S, D); output s depends on itself and on the positions marked in `real` (n, S), or on all."""
-        angles = None if self.rotary_emb is None else self.rotary_emb(torch.arange(x.shape[1], device=x.device))
+        turns = None if self.rotary_emb is None else self.rotary_emb(torch.arange(x.shape[1], device=x.device))
         for layer in self.layers:
             attention, feed_forward = cast(tuple[EncoderAttention, FeedForward], layer)
-            x = x + attention(x, angles, real)
+            x = x + attention(x, turns, real)
             x = x + feed_forward(x)
         return cast(Tensor, self.norm(x))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from mblm.model import attention
 from mblm.model.attention import Segment, attend, attend_segments, attend_with_dropout, causal_attention
 from mblm.model.embedding import smooth_init_
-from mblm.model.fused import rotate_, shift_norm, unit_norm
+from mblm.model.fused import rotary_heads, shift_norm, turn, unit_norm
 from tests.mblm.reference import build, gradients, plain_loss_sum
 from tests.mblm.test_mblm import random_ids
 
@@ -85,9 +85,29 @@ def test_gradients_of_the_fused_parts(dim: int, with_before: bool) -> None:
     before = torch.randn(2, dim, dtype=torch.float64, requires_grad=True) if with_before else None
     assert torch.autograd.gradcheck(shift_norm, (x, before))
     assert torch.autograd.gradcheck(unit_norm, (x,))
-    qkv = torch.randn(2, 3, 3 * 2 * 4, dtype=torch.float64, requires_grad=True)
-    cos, sin = torch.rand(2, 3, 1, 1, 2, dtype=torch.float64).unbind(0)
-    assert torch.autograd.gradcheck(lambda t: rotate_(t * 1, cos, sin, 2), (qkv,))
+    weight = torch.randn(3 * H * E, dim, dtype=torch.float64, requires_grad=True)
+    for turns in (None, *(angles((*rows, 3)) for rows in ((), (2,)))):
+        assert torch.autograd.gradcheck(lambda x, w, turns=turns: rotary_heads(x, w, turns, H), (x, weight))
+
+
+def angles(shape: tuple[int, ...]) -> Tensor:
+    """Turns for queries and keys at random angles."""
+    radians = torch.rand(*shape, 1, 1, E // 2, dtype=torch.float64)
+    return torch.stack((radians.cos(), radians.sin()), dim=-1)
+
+
+def test_both_ways_to_turn_pairs() -> None:
+    x, weight, turns = torch.randn(2, 3, 5), torch.randn(3 * H * E, 5), angles((2, 3)).float()
+    q, k, v = rotary_heads(x, weight, turns, H)
+    plain = (x @ weight.T).unflatten(-1, (3, H, E))
+    pairs = torch.view_as_complex(plain[:, :, :2].unflatten(-1, (-1, 2)).contiguous())
+    expected = torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2)
+    torch.testing.assert_close(torch.stack((q, k), dim=2), expected)
+    torch.testing.assert_close(v, plain[:, :, 2])
+    for found, before in ((q, plain[:, :, 0]), (k, plain[:, :, 1])):
+        torch.testing.assert_close(found, turn(before, turns[..., 0, :, :]))
+    rough = rotary_heads(x.bfloat16(), weight.bfloat16(), turns, H)[0]  # no complex numbers of this type
+    assert (rough.float() - q).norm() < 0.02 * q.norm()
 
 
 def test_shift_and_norm_by_hand() -> None:

@@ -10,18 +10,49 @@ Shapes: n rows, S query positions, H heads, E channels of a head, T key position
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from mblm.model.segments import attend_blockwise, attend_segments, attend_with_dropout
 
 # Up to so many weights a query, one plain array of them is quicker on a CPU than a pass over each segment; and than
 # PyTorch's blockwise kernel where float32 products run in bfloat16 (`set_float32_matmul_precision("medium")`), which
 # makes that kernel take 50 times longer.
 SHORT = 512
+# Positions that a growing segment has room for at the least.
+MIN_ROOM = 16
+
+
+class Room:
+    """Space behind the positions of a segment, so that one more is written and not copied with all before it.
+
+    keys, values (b, capacity, H, E); used: positions that are taken. Only the segment that ends where the room is taken
+    may grow into it; another one that continues the same past copies first, so no state ever changes.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, more: int = 0) -> None:
+        b, T, H, E = keys.shape
+        self.used = T
+        self.keys = torch.empty(b, T + max(T // 4, more, MIN_ROOM), H, E, dtype=keys.dtype, device=keys.device)
+        self.values = torch.empty_like(self.keys)
+        self.keys[:, :T], self.values[:, :T] = keys, values
+
+    def fits(self, after: Segment, more: int) -> bool:
+        """Whether `more` positions have room right behind a segment that ends here."""
+        if self.keys.is_inference() and not torch.is_inference_mode_enabled():
+            return False  # PyTorch allows no writing to it from here
+        return after.keys.shape[1] == self.used and self.used + more <= self.keys.shape[1]
+
+    def grow(self, keys: Tensor, values: Tensor) -> Segment:
+        """Everything so far and these positions behind it."""
+        start, self.used = self.used, self.used + keys.shape[1]
+        self.keys[:, start : self.used], self.values[:, start : self.used] = keys, values
+        return self.segment()
+
+    def segment(self) -> Segment:
+        return Segment(self.keys[:, : self.used], self.values[:, : self.used], room=self)
 
 
 @dataclass(frozen=True)
@@ -31,6 +62,7 @@ class Segment:
     keys: Tensor
     values: Tensor
     real: Tensor | None = None
+    room: Room | None = None
 
     @property
     def rows(self) -> int:
@@ -42,11 +74,24 @@ class Segment:
 
     def after(self, past: tuple[Segment, ...]) -> tuple[Segment, ...]:
         """All segments with this one last, joined to the one before where both belong to the same rows."""
-        if past and past[-1].rows == self.rows and past[-1].real is None and self.real is None:
-            last = past[-1]
+        if not past:
+            return (self.with_room(),)
+        if past[-1].rows != self.rows or past[-1].real is not None or self.real is not None:
+            return (*past, self)
+        last, more = past[-1], self.keys.shape[1]
+        if torch.is_grad_enabled() and (last.keys.requires_grad or self.keys.requires_grad):
             joined = Segment(torch.cat((last.keys, self.keys), dim=1), torch.cat((last.values, self.values), dim=1))
             return (*past[:-1], joined)
-        return (*past, self)
+        room = last.room
+        if room is None or not room.fits(last, more):
+            room = Room(last.keys, last.values, more)
+        return (*past[:-1], room.grow(self.keys, self.values))
+
+    def with_room(self) -> Segment:
+        """The same positions where more can be written behind them; the projection they are a part of is let go."""
+        if self.real is not None or (torch.is_grad_enabled() and self.keys.requires_grad):
+            return self
+        return Room(self.keys, self.values).segment()
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
@@ -79,6 +124,8 @@ def attend(
         return F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, dropout_p=dropout).transpose(1, 2)
     n, S = q.shape[:2]
     own_hidden = _unreal(own)
+    if own_hidden is None and past[0].rows == 1 and n > SHORT and len(past) == 1 and _blockwise(q, past, dropout):
+        return attend_blockwise(q, ((past[0].keys, past[0].values, False), (own.keys, own.values, True)))
     if S > 1:
         future = _future(S, q.device)
         own_hidden = future if own_hidden is None else own_hidden | future
@@ -117,6 +164,12 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, dropout: float) -> T
     return (weights @ values).transpose(1, 2)
 
 
+def _blockwise(q: Tensor, past: tuple[Segment, ...], dropout: float) -> bool:
+    """Whether `attend_blockwise` can be used: PyTorch's CPU kernel, no mask, no dropout."""
+    plain = q.device.type == "cpu" and dropout == 0 and all(segment.real is None for segment in past)
+    return plain and not torch.compiler.is_compiling() and not _rounds_products(q)
+
+
 def _rounds_products(x: Tensor) -> bool:
     """Whether products of float32 on this CPU run in bfloat16, as `set_float32_matmul_precision("medium")` allows."""
     if torch.compiler.is_compiling() or x.device.type != "cpu":
@@ -129,96 +182,6 @@ def _future(S: int, device: torch.device) -> Tensor:
     return torch.ones(S, S, dtype=torch.bool, device=device).triu(1)
 
 
-def attend_with_dropout(q: Tensor, segments: list[tuple[Tensor, Tensor, Tensor | None]], dropout: float) -> Tensor:
-    """`attend_segments` with dropout on the attention weights, in plain operations: keys repeated for every row."""
-    n, E = q.shape[0], q.shape[-1]
-    scores, values = [], []
-    for keys, segment_values, mask in segments:
-        group = n // len(keys)
-        score = torch.einsum("nshe,nthe->nhst", q, keys.repeat_interleave(group, 0)) * E**-0.5
-        if mask is not None:
-            if mask.ndim == 4:
-                mask = mask.repeat_interleave(group, 0)
-            score = score.masked_fill(mask, float("-inf"))
-        scores.append(score)
-        values.append(segment_values.repeat_interleave(group, 0))
-    weights = F.dropout(torch.cat(scores, dim=-1).softmax(-1), dropout)
-    return torch.einsum("nhst,nthe->nshe", weights, torch.cat(values, dim=1))
-
-
 def _unreal(segment: Segment) -> Tensor | None:
     """True at keys that are not real: (b, 1, 1, T)."""
     return None if segment.real is None else ~segment.real[:, None, None]
-
-
-class _Attend(Function):
-    """One softmax over segments of keys and values with different row counts; see `attend_segments`."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, masks: tuple[Tensor | None, ...], *kv: Tensor) -> Tensor:
-        n, S, H, E = q.shape
-        segments = list(zip(kv[::2], kv[1::2], strict=True))
-        queries = (q * E**-0.5).contiguous()
-        scores = []
-        for (keys, _), mask in zip(segments, masks, strict=True):
-            score = _grouped(queries, len(keys)) @ keys.permute(0, 2, 3, 1)  # (b, H, n/b·S, T)
-            if mask is not None:
-                score.masked_fill_(mask, float("-inf"))
-            scores.append(score)
-        # (n, S, H): what the segments of a row share.
-        highest = torch.stack([_to_rows(score.amax(-1), n, S) for score in scores]).amax(0)
-        total = torch.zeros_like(highest)
-        out = torch.zeros_like(queries)
-        for (_, values), score in zip(segments, scores, strict=True):
-            score.sub_(_to_segment(highest, len(values))[..., None]).exp_()
-            total += _to_rows(score.sum(-1), n, S)
-            out += (score @ values.transpose(1, 2)).transpose(1, 2).reshape(n, S, H, E)
-        out /= total[..., None]
-        ctx.save_for_backward(queries, out, total, *kv, *scores)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        queries, out, total, *saved = ctx.saved_tensors
-        kv, weights = saved[: len(saved) * 2 // 3], saved[len(saved) * 2 // 3 :]
-        n, S, H, E = queries.shape
-        scaled = grad / total[..., None]
-        along = (scaled * out).sum(-1)  # (n, S, H)
-        grad_queries = torch.zeros_like(queries)
-        grads: list[Tensor] = []
-        for keys, values, weight in zip(kv[::2], kv[1::2], weights, strict=True):
-            b = len(keys)
-            grouped = _grouped(scaled, b)  # (b, H, n/b·S, E)
-            grad_values = weight.transpose(2, 3) @ grouped
-            grad_scores = (grouped @ values.permute(0, 2, 3, 1)).sub_(_to_segment(along, b)[..., None]).mul_(weight)
-            grad_queries += (grad_scores @ keys.transpose(1, 2)).transpose(1, 2).reshape(n, S, H, E)
-            grad_keys = grad_scores.transpose(2, 3) @ _grouped(queries, b)
-            grads += [grad_keys.transpose(1, 2), grad_values.transpose(1, 2)]
-        return (grad_queries.mul_(E**-0.5), None, *grads)
-
-
-def attend_segments(q: Tensor, segments: list[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-    """Attention of (n, S, H, E) queries at scale E^-1/2 to all segments at once.
-
-    A segment: keys and values (b, T, H, E), where b divides n and each key row serves n/b neighbouring query rows, and
-    a mask, true where not to look, that broadcasts to (b, H, n/b·S, T).
-    """
-    kv = [tensor for keys, values, _ in segments for tensor in (keys, values)]
-    y: Tensor = _Attend.apply(q, tuple(mask for _, _, mask in segments), *kv)
-    return y
-
-
-def _grouped(x: Tensor, b: int) -> Tensor:
-    """(n, S, H, E) → (b, H, n/b·S, E)."""
-    return x.reshape(b, -1, *x.shape[2:]).transpose(1, 2)
-
-
-def _to_rows(x: Tensor, n: int, S: int) -> Tensor:
-    """(b, H, n/b·S) → (n, S, H)."""
-    return x.transpose(1, 2).reshape(n, S, x.shape[1])
-
-
-def _to_segment(x: Tensor, b: int) -> Tensor:
-    """(n, S, H) → (b, H, n/b·S)."""
-    return x.reshape(b, -1, x.shape[-1]).transpose(1, 2)

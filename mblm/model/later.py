@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mblm.model.hierarchy import Hierarchy
 from mblm.model.targets import Chain, Targets
+from mblm.model.transformer import TransformerStage
 
 
 def with_start(start: Tensor, tokens: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:
@@ -32,10 +33,18 @@ class LaterStages(Hierarchy):
 
     def run_sequences(
         self, stage: int, contexts: Float[Tensor, "n d"], ids: Int[Tensor, "n s r"], count: int
-    ) -> Float[Tensor, "n t d"]:
-        """Outputs of a later stage at its first `count` inputs, start included: (n, 1 + count, D_i)."""
+    ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "n t d"]]:
+        """Outputs of a later stage: of its start, m rows (1 for all sequences, or n), and of its first `count` inputs.
+
+        All sequences begin with the same vector, so where a stage can go on from a shared prefix it is read once.
+        """
         tokens = self.embed(stage, ids[:, :count]) + self.condition(stage, contexts, count)
-        return cast(Tensor, self.stage_models[stage](with_start(self.start_tokens[stage], tokens)))
+        model, start = self.stage_models[stage], self.start_tokens[stage]
+        if isinstance(model, TransformerStage) and model.shares_start(tokens):
+            first, state = model.prefix(start.to(tokens.dtype).view(1, 1, -1))
+            return first[:, 0], model.branch(tokens[None], state)[0][0]
+        outputs = cast(Tensor, model(with_start(start, tokens)))
+        return outputs[:, 0], outputs[:, 1:]
 
     def leaf_contexts(
         self, contexts: Float[Tensor, "m d"], ids: Int[Tensor, "m r"], leaves: Int[Tensor, " n"] | None
@@ -63,20 +72,25 @@ class LaterStages(Hierarchy):
     def _middle_outputs(self, stage: int, contexts: Tensor, ids: Tensor) -> Tensor:
         # A stage in between never reads its last position: that conditions nothing.
         def run(start: int, stop: int) -> Tensor:
-            return self.run_sequences(stage, contexts[start:stop], ids[start:stop], self.seq_lens[stage] - 1)
+            first, rest = self.run_sequences(stage, contexts[start:stop], ids[start:stop], self.seq_lens[stage] - 1)
+            return torch.cat((first[:, None].expand(len(rest), 1, -1), rest), dim=1)
 
         return torch.cat(self.in_chunks(stage, len(ids), run))
 
-    def local_outputs(self, contexts: Float[Tensor, "m d"], ids: Int[Tensor, "m r"]) -> Float[Tensor, "n t d"]:
-        """Outputs of every local sequence at every position, start included: (n, 1 + P_N, D_N)."""
+    def local_outputs(
+        self, contexts: Float[Tensor, "m d"], ids: Int[Tensor, "m r"]
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, "n s d"]]:
+        """Outputs of the local stage: of its start, the same in all sequences, and of every byte (n, P_N, D_N)."""
         contexts = self.leaf_contexts(contexts, ids, None)
         last, P = self.num_stages - 1, self.seq_lens[-1]
         flat = ids.reshape(-1, P, 1)
 
         def run(start: int, stop: int) -> Tensor:
-            return self.run_sequences(last, contexts[start:stop], flat[start:stop], P)
+            first, rest = self.run_sequences(last, contexts[start:stop], flat[start:stop], P)
+            return torch.cat((first[:1].expand(1, 1, -1), rest.flatten(0, 1)[None]), dim=1)
 
-        return torch.cat(self.in_chunks(last, len(flat), run))
+        outputs = self.in_chunks(last, len(flat), run)
+        return outputs[0][0, 0], torch.cat([part[0, 1:] for part in outputs]).view(len(flat), P, -1)
 
     def losses(self, contexts: Float[Tensor, "m d"], chain: Chain, targets: Targets) -> Float[Tensor, " t"]:
         """Cross-entropy of each target byte in nats, (T,), in the targets' order."""
@@ -90,15 +104,16 @@ class LaterStages(Hierarchy):
         count = int(slots.max())
         leaf_contexts = self.leaf_contexts(contexts, chain.ids, leaves)
         leaf_ids = chain.ids.reshape(-1, P, 1)[leaves]
-        rows = where * (1 + count) + slots  # of the local outputs laid flat
         order = torch.argsort(where, stable=True)
         sorted_where = where[order]
 
         def run(start: int, stop: int) -> Tensor:
             bounds = torch.searchsorted(sorted_where, torch.tensor((start, stop), device=where.device))
             asked = order[bounds[0] : bounds[1]]
-            outputs = self.run_sequences(last, leaf_contexts[start:stop], leaf_ids[start:stop], count)
-            hidden = outputs.flatten(0, 1).index_select(0, rows[asked] - start * (1 + count))
+            first, rest = self.run_sequences(last, leaf_contexts[start:stop], leaf_ids[start:stop], count)
+            row, slot = where[asked] - start, slots[asked]
+            rows = torch.where(slot == 0, row % len(first), len(first) + row * count + slot - 1)
+            hidden = torch.cat((first, rest.flatten(0, 1))).index_select(0, rows)
             return self.head_losses(hidden, targets.ids[asked])
 
         losses = torch.cat(self.in_chunks(last, len(leaves), run))

@@ -175,9 +175,8 @@ class MBLM(LaterStages):
             outputs = cast(Tensor, self.stage_models[0](self.with_start(0, self.embed(0, patches))))
             return outputs[:, 1:], outputs[:, 0]
         contexts = self.contexts(patches).flatten(0, 1)
-        outputs = self.local_outputs(contexts, patches.reshape(B * count, R))
-        outputs = outputs.unflatten(0, (B, -1))  # (B, local sequences, 1+P_N, D_N)
-        return outputs[:, :, 1:].flatten(1, 2), outputs[:, 0, 0]
+        first, outputs = self.local_outputs(contexts, patches.reshape(B * count, R))
+        return outputs.view(B, count * R, -1), first.expand(B, -1)
 
     # -- generation, checkpoints, kernels ---------------------------------------------------------------------------
 

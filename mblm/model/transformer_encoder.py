@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mblm.model.attention import SHORT, attend_segments, attend_with_dropout
+from mblm.model.attention import SHORT
 from mblm.model.fused import unit_norm
+from mblm.model.segments import attend_segments, attend_with_dropout
 from mblm.model.transformer import Attention, FeedForward, RMSNorm, Rotary, TransformerOptions
 
 

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from mblm.model import attention
-from mblm.model.attention import Segment, attend, attend_segments, attend_with_dropout, causal_attention
+from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.embedding import smooth_init_
 from mblm.model.fused import rotary_heads, shift_norm, turn, unit_norm
+from mblm.model.segments import attend_blockwise, attend_segments, attend_with_dropout
 from tests.mblm.reference import build, gradients, plain_loss_sum
 from tests.mblm.test_mblm import random_ids
 
@@ -55,6 +56,20 @@ def test_attention_over_segments(
     found = torch.autograd.grad((ours * weight).sum(), inputs)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs)
     for gradient, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
+
+
+def test_blockwise_attention_to_a_shared_beginning() -> None:
+    torch.manual_seed(0)
+    shared, own = random_segment(2, 3), random_segment(6, 4)
+    q = torch.randn(6, 4, H, E, dtype=torch.float64, requires_grad=True)
+    inputs = (q, shared.keys, shared.values, own.keys, own.values)
+    found = attend_blockwise(q, ((shared.keys, shared.values, False), (own.keys, own.values, True)))
+    expected = plain(q, (shared,), own)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(found)
+    wanted = torch.autograd.grad((expected * weight).sum(), inputs)
+    for gradient, right in zip(torch.autograd.grad((found * weight).sum(), inputs), wanted, strict=True):
         torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mblm import MBLM, MBLMReturnType, StageBlock
 from mblm.decode import branch, read_prefix, step
-from tests.mblm.reference import build
+from tests.mblm.reference import build, stages
 from tests.mblm.test_mblm import MODELS as CAUSAL_MODELS
 from tests.mblm.test_mblm import SHAPES, random_ids
 
@@ -74,6 +74,25 @@ def test_selected_rows_continue_their_parents(seq_lens: list[int], variant: dict
         rows = torch.cat((rows, ids[:, None]), dim=1)
         logits, state = step(model, state, ids)
         torch.testing.assert_close(logits, next_logits(model, rows))
+
+
+@pytest.mark.parametrize("letters", ["T", "S"])
+def test_states_stay_what_they_were(letters: str) -> None:
+    """Many continuations of one state, in any order and mode, none of which another one sees."""
+    stage = build([200], block=stages(letters)).stage_models[0]
+    x, others = torch.randn(2, 70, 10, dtype=torch.float64), torch.randn(3, 2, 70, 10, dtype=torch.float64)
+    with torch.inference_mode():
+        _, state = stage.prefix(x)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            walks = [(other, state) for other in others]
+            for t in range(30):
+                for at, (other, reached) in enumerate(walks):
+                    y, reached = stage.step(other[:, t], reached)
+                    walks[at] = other, reached
+                    if t % 10 == 0:
+                        whole = torch.cat((x, other[:, : t + 1]), dim=1)
+                        torch.testing.assert_close(y.detach(), stage(whole)[:, -1].detach())
 
 
 def test_part_of_a_patch_is_refused() -> None:

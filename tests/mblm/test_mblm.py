@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mblm import MBLM, MBLMModelConfig, MBLMReturnType
+from mblm.model import attention, transformer
 from tests.mblm.reference import (
     assert_same_gradients,
     build,
@@ -117,6 +118,22 @@ def test_patch_embedding_by_table(seq_lens: list[int]) -> None:
         gradients(table, (table._post(table.embedding(ids)) ** 3).sum()),
     )
     assert gradients(table, table.by_table(ids).square().sum())["embedding.weight"][model.pad_token_id].abs().sum() == 0
+
+
+@pytest.mark.parametrize(("seq_lens", "letters"), [([5, 4], "ST"), ([3, 2, 4], "TTT"), ([3, 2, 4], "TST")], ids=str)
+@pytest.mark.parametrize("where", [[0], [0, 1, 7], list(range(11))], ids=str)
+def test_many_sequences_share_the_reading_of_their_start(
+    monkeypatch: pytest.MonkeyPatch, seq_lens: list[int], letters: str, where: list[int]
+) -> None:
+    for module in (attention, transformer):
+        monkeypatch.setattr(module, "SHORT", 0)
+    model, ids = build(seq_lens, block=stages(letters)), random_ids(2, 11)
+    weights = torch.zeros(2, 11, dtype=torch.float64)
+    weights[:, where] = 1
+    expected = gradients(model, plain_loss_sum(model, ids, weights))
+    assert_same_gradients(gradients(model, model.loss_sums(ids, weights).total), expected)
+    torch.testing.assert_close(model(ids, MBLMReturnType.LOGITS)[:, :-1], plain_predictions(model, ids)[:, 1:])
+    torch.testing.assert_close(model(ids, MBLMReturnType.LOSS_LOGITS)[0], model(ids))
 
 
 @pytest.mark.parametrize("letters", ["TTT", "STT", "SSS"])

@@ -64,6 +64,11 @@ class DecodeState:
 
 def read_prefix(model: MBLM, ids: Int[Tensor, "n l"], patches: Int[Tensor, " n"] | None = None) -> DecodeState:
     """Read whole patches from the beginning: L is a multiple of R; only the first `patches` (0 or more) are real."""
+    return _read(model, ids, patches)[1]
+
+
+def _read(model: MBLM, ids: Tensor, patches: Tensor | None) -> tuple[Tensor, DecodeState]:
+    """`read_prefix`, and the first stage's output at every position, start included."""
     tokens = _whole_patches(model, ids)
     n, count, _ = tokens.shape
     model.check_context(count)
@@ -76,7 +81,7 @@ def read_prefix(model: MBLM, ids: Int[Tensor, "n l"], patches: Int[Tensor, " n"]
         y, first = stage.prefix(x, patches + 1)  # the start vector is a position too
         completed = patches
     context = y[torch.arange(n, device=ids.device), completed]
-    return DecodeState(first, context, completed, count, ids[:, :0], ())
+    return y, DecodeState(first, context, completed, count, ids[:, :0], ())
 
 
 def branch(
@@ -124,14 +129,22 @@ def step(model: MBLM, state: DecodeState, ids: Int[Tensor, " n"]) -> tuple[Float
 def prefill(model: MBLM, ids: Int[Tensor, "n l"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
     """Read any number of bytes: logits of the byte after them, and the state behind them.
 
-    The last patch stays in progress, even where it is full. Nothing read gives the logits of `forward_empty`.
-    Raises ValueError past the context where the first stage has fixed positions.
+    Nothing read gives the logits of `forward_empty`. Raises ValueError past the context where the first stage has fixed
+    positions.
     """
-    whole = max(0, ids.shape[1] - 1) // model.patch_bytes[0] * model.patch_bytes[0]
-    state = read_prefix(model, ids[:, :whole])
-    if whole == ids.shape[1]:
-        return model.forward_empty(len(ids))[:, 0], state
-    return enter_patch(model, state, ids[:, whole:])
+    (n, L), R = ids.shape, model.patch_bytes[0]
+    whole = L // R * R
+    y, state = _read(model, ids[:, :whole], None)
+    if L == 0:
+        return model.forward_empty(n)[:, 0], state
+    if whole < L:
+        return enter_patch(model, state, ids[:, whole:])
+    if model.num_stages == 1:
+        return model.to_logits(state.context), state
+    # The first stage has read the last patch with all others; the later ones read it behind what came before it.
+    before = replace(state, context=y[:, -2], longest=state.longest - 1)
+    logits, entered = enter_patch(model, before, ids[:, L - R :])
+    return logits, replace(state, later=entered.later)
 
 
 def enter_patch(model: MBLM, state: DecodeState, ids: Int[Tensor, "n k"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
@@ -167,11 +180,13 @@ def score_continuations(
 ) -> Float[Tensor, "n a"]:
     """log p of each candidate (its first `lengths` ids, at least 1) behind every row: sums over its ids, (n, A).
 
-    The state is one that `prefill`, `enter_patch` or `step` left, with its last byte in the patch in progress. All
-    candidates are scored in one pass a stage: the prefix is neither read again nor copied.
+    The state is one that `prefill`, `enter_patch` or `step` left: it knows what its last byte predicts. All candidates
+    are scored in one pass a stage: the prefix is neither read again nor copied.
     """
     if not state.later and model.num_stages > 1:
-        raise ValueError("expected a state behind a byte of its patch, as `prefill` leaves it; got one on a border")
+        raise ValueError(
+            "expected a state that knows the next byte's logits, as `prefill` leaves it; got `read_prefix`'s"
+        )
     n, (A, m) = state.patch.shape[0], candidates.shape
     if lengths is None:
         lengths = torch.full((A,), m, dtype=torch.long, device=candidates.device)

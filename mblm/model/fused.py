@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 FLOOR = 1e-8  # of the root mean square, as checkpoints expect
+FEW = 2**17  # elements below which the number of operations costs more than their passes over memory
 
 
 class _ShiftNorm(Function):
@@ -109,13 +110,11 @@ def shift_norm(x: Tensor, before: Tensor | None = None) -> Tensor:
 
     The shift delays the second half of the channels by one position; `before` (n, D) stands before the first.
     """
-    if x.shape[1] == 1 and before is not None:
+    if x.numel() < FEW or torch.compiler.is_compiling():  # fewer operations, or what a compiler fuses itself
         half = shift_from(x.shape[-1])
-        return unit_norm(torch.cat((x[..., :half], before[:, None, half:]), dim=-1))
-    if torch.compiler.is_compiling():  # a compiler fuses the plain form
-        half = shift_from(x.shape[-1])
-        ahead = x.new_zeros(x[:, :1].shape) if before is None else before[:, None]
-        return unit_norm(torch.cat((x[..., :half], torch.cat((ahead, x[:, :-1]), dim=1)[..., half:]), dim=-1))
+        ahead = x.new_zeros(len(x), 1, x.shape[-1] - half) if before is None else before[:, None, half:]
+        late = ahead if x.shape[1] == 1 else torch.cat((ahead, x[:, :-1, half:]), dim=1)
+        return unit_norm(torch.cat((x[..., :half], late), dim=-1))
     y: Tensor = _ShiftNorm.apply(x, before)
     return y
 
@@ -133,7 +132,7 @@ def gained_linear(x: Tensor, gain: Tensor, weights: list[Tensor], bias: Tensor |
 
     With many positions the gain goes into the weights: a pass over a matrix instead of one over every position.
     """
-    if x.numel() // x.shape[-1] >= sum(len(weight) for weight in weights):
+    if x.numel() // x.shape[-1] * 4 >= sum(len(weight) for weight in weights):
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         return F.linear(x, weight * gain, bias)
     x = x * gain
@@ -183,10 +182,13 @@ def _turn_(qkv: Tensor, turns: Tensor, heads: int) -> None:
     odd.mul_(cos).add_(turned)
 
 
-def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """The rotation of `rotary_heads` on queries or keys alone, out of place: (n, S, H, E), turns (…, S, 1, E/2, 2)."""
-    (cos, sin), (even, odd) = turns.unbind(-1), x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
+def turn(pairs: Tensor, turns: Tensor) -> Tensor:
+    """The rotation of `rotary_heads` on queries or keys alone, out of place.
+
+    pairs (n, S, H, E/2, 2) and turns (…, S, 1, E/2, 2) → (n, S, H, E).
+    """
+    (cos, sin), (even, odd) = turns.unbind(-1), pairs.unbind(-1)
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(pairs.dtype)
 
 
 def rotary_heads(x: Tensor, weight: Tensor, turns: Tensor | None, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,7 +199,9 @@ def rotary_heads(x: Tensor, weight: Tensor, turns: Tensor | None, heads: int) ->
     """
     if torch.compiler.is_compiling():  # a compiler fuses the plain form
         q, k, v = F.linear(x, weight).unflatten(-1, (3, heads, -1)).unbind(2)
-        return (q, k, v) if turns is None else (turn(q, turns[..., 0, :, :]), turn(k, turns[..., 0, :, :]), v)
+        if turns is not None:
+            q, k = (turn(part.unflatten(-1, (-1, 2)), turns[..., 0, :, :]) for part in (q, k))
+        return q, k, v
     q, k, v = _RotaryHeads.apply(x, weight, turns, heads)
     return q, k, v
 

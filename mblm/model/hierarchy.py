@@ -81,14 +81,17 @@ class Hierarchy(nn.Module):
         columns = None if count is None else count * dim
         return F.linear(context, linear.weight[:columns], linear.bias[:columns]).unflatten(-1, (-1, dim))
 
-    def in_chunks(self, stage: int, rows: int, run: Callable[[int, int], Tensor]) -> list[Tensor]:
+    def in_chunks(
+        self, stage: int, rows: int, run: Callable[[int, int], Tensor], bounds: list[int] | None = None
+    ) -> list[Tensor]:
         """`run(start, stop)` on the flattened batch of a later stage, in training split and recomputed as configured.
 
-        There are as many chunks as the configuration says wherever there are as many rows.
+        There are as many chunks as the configuration says wherever there are as many rows. Where nothing is to be
+        recomputed, `bounds` (0, …, rows) say how to split, or it is run as a whole.
         """
         chunks = self.hierarchy.train_checkpoint_chunks
         if not chunks or not (self.training and torch.is_grad_enabled()):
-            return [run(0, rows)]
+            return [run(start, stop) for start, stop in pairwise(bounds or [0, rows])]
         count = min(chunks[stage - 1], rows)
         bounds = [rows * i // count for i in range(count + 1)]
         return [checkpoint(run, start, stop, use_reentrant=False) for start, stop in pairwise(bounds)]

@@ -22,6 +22,9 @@ from mblm.model.hierarchy import Hierarchy
 from mblm.model.targets import Chain, Targets
 from mblm.model.transformer import TransformerStage
 
+# A group of sequences run by itself costs some operations more; it pays from so many multiply-adds a weight matrix on.
+GROUP_PAYS_FROM = 2**21
+
 
 def with_start(start: Tensor, tokens: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:
     """A stage's start vector before its inputs: (n, S, D) → (n, 1+S, D)."""
@@ -100,21 +103,54 @@ class LaterStages(Hierarchy):
         sources, is_start = targets.sources(chain)  # flat byte positions, (T,) each
         slots = torch.where(is_start, 0, sources % P + 1)
         leaves, where = torch.unique(sources // P, return_inverse=True)
-        # The local stage is causal: what comes after the last slot that predicts anything need not be read.
-        count = int(slots.max())
-        leaf_contexts = self.leaf_contexts(contexts, chain.ids, leaves)
-        leaf_ids = chain.ids.reshape(-1, P, 1)[leaves]
-        order = torch.argsort(where, stable=True)
-        sorted_where = where[order]
+        # The local stage is causal: what comes after the last slot that predicts anything in a sequence need not be
+        # read. So sequences are run in the order of what they need, those of about the same need together.
+        need = torch.zeros_like(leaves).scatter_reduce_(0, where, slots, "amax")
+        histogram = torch.bincount(need, minlength=1).tolist()
+        by_need = torch.argsort(need, stable=True)
+        place = torch.argsort(by_need)[where]  # of each target's sequence in that order
+        leaf_contexts = self.leaf_contexts(contexts, chain.ids, leaves).index_select(0, by_need)
+        leaf_ids = chain.ids.reshape(-1, P, 1)[leaves[by_need]]
+        order = torch.argsort(place, stable=True)
+        ends = torch.searchsorted(place[order], torch.arange(len(leaves) + 1, device=place.device)).tolist()
 
         def run(start: int, stop: int) -> Tensor:
-            bounds = torch.searchsorted(sorted_where, torch.tensor((start, stop), device=where.device))
-            asked = order[bounds[0] : bounds[1]]
+            asked = order[ends[start] : ends[stop]]
+            count = need_of_row(histogram, stop - 1)
             first, rest = self.run_sequences(last, leaf_contexts[start:stop], leaf_ids[start:stop], count)
-            row, slot = where[asked] - start, slots[asked]
+            row, slot = place[asked] - start, slots[asked]
             rows = torch.where(slot == 0, row % len(first), len(first) + row * count + slot - 1)
             hidden = torch.cat((first, rest.flatten(0, 1))).index_select(0, rows)
             return self.head_losses(hidden, targets.ids[asked])
 
-        losses = torch.cat(self.in_chunks(last, len(leaves), run))
+        bounds = bounds_by_need(histogram, GROUP_PAYS_FROM // self.hierarchy.hidden_dims[-1] ** 2)
+        losses = torch.cat(self.in_chunks(last, len(leaves), run, bounds))
         return losses.index_select(0, torch.argsort(order))
+
+
+def need_of_row(histogram: list[int], row: int) -> int:
+    """What row `row` needs, rows being sorted by need: `histogram[k]` of them need k positions."""
+    for need, rows in enumerate(histogram):
+        row -= rows
+        if row < 0:
+            return need
+    raise IndexError("expected a row of the histogram")
+
+
+def bounds_by_need(histogram: list[int], least_gain: int) -> list[int]:
+    """Where to cut rows sorted by need into groups that each read what their last row needs: 0, …, rows.
+
+    A cut is made where it saves the most positions, and at least `least_gain` of them; then again on either side.
+    """
+    cut, saved, below = 0, 0, 0
+    longest = len(histogram) - 1
+    for need, rows in enumerate(histogram[:-1]):
+        below += rows
+        if below * (longest - need) > saved:
+            cut, saved = need + 1, below * (longest - need)
+    if saved < max(least_gain, 1):
+        return [0, sum(histogram)]
+    left = bounds_by_need(histogram[:cut], least_gain)
+    padded = [0] * cut + histogram[cut:]
+    right = bounds_by_need(padded, least_gain)
+    return left + [left[-1] + bound for bound in right[1:]]

@@ -21,6 +21,9 @@ from mblm.model.block import StageBlock, group_rows
 from mblm.model.embedding import rotary_angles, rotary_frequencies
 from mblm.model.fused import added_linear, gained_linear, rotary_heads, shift_norm, turn, unit_norm
 
+# Gain and order go into a projection's weights where its rows are fewer than so many times the positions.
+FEW_POSITIONS = 6
+
 
 class TransformerOptions(StageBlock):
     """What transformer stages of either direction are configured by.
@@ -111,11 +114,14 @@ class Attention(nn.Module):
 
     def heads_of(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of what is normalised but for the norm's gain."""
-        if x.shape[:-1].numel() < len(self.order):  # fewer positions than rows: leave the weights as they are
+        if x.shape[:-1].numel() * FEW_POSITIONS < len(self.order):  # leave the weights as they are
             x = x * self.norm.g
-            qkv = torch.cat((self.to_q(x), self.to_kv(x)), dim=-1)[..., self.order]
-            q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-            return (q, k, v) if turns is None else (turn(q, turns[..., 0, :, :]), turn(k, turns[..., 0, :, :]), v)
+            q, (k, v) = self.to_q(x), self.to_kv(x).chunk(2, dim=-1)
+            q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
+            if turns is None:
+                return q, k, v
+            q, k = (turn(part.unflatten(-1, (2, -1)).transpose(-1, -2), turns[..., 0, :, :]) for part in (q, k))
+            return q, k, v
         # With many positions gain and order go into the weights: a pass over a matrix instead of one over them all.
         weight = torch.cat((self.to_q.weight, self.to_kv.weight))[self.order] * self.norm.g
         if torch.is_autocast_enabled(x.device.type):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mblm.model import attention
+from mblm.model import attention, fused
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.embedding import smooth_init_
 from mblm.model.fused import rotary_heads, shift_norm, turn, unit_norm
@@ -94,7 +94,9 @@ def test_causal_attention(monkeypatch: pytest.MonkeyPatch, short: int) -> None:
 
 @pytest.mark.parametrize("dim", [6, 7])
 @pytest.mark.parametrize("with_before", [False, True])
-def test_gradients_of_the_fused_parts(dim: int, with_before: bool) -> None:
+@pytest.mark.parametrize("few", [0, 2**17], ids=["fused", "few"])
+def test_gradients_of_the_fused_parts(monkeypatch: pytest.MonkeyPatch, dim: int, with_before: bool, few: int) -> None:
+    monkeypatch.setattr(fused, "FEW", few)
     torch.manual_seed(0)
     x = torch.randn(2, 3, dim, dtype=torch.float64, requires_grad=True)
     before = torch.randn(2, dim, dtype=torch.float64, requires_grad=True) if with_before else None
@@ -120,12 +122,14 @@ def test_both_ways_to_turn_pairs() -> None:
     torch.testing.assert_close(torch.stack((q, k), dim=2), expected)
     torch.testing.assert_close(v, plain[:, :, 2])
     for found, before in ((q, plain[:, :, 0]), (k, plain[:, :, 1])):
-        torch.testing.assert_close(found, turn(before, turns[..., 0, :, :]))
+        torch.testing.assert_close(found, turn(before.unflatten(-1, (-1, 2)), turns[..., 0, :, :]))
     rough = rotary_heads(x.bfloat16(), weight.bfloat16(), turns, H)[0]  # no complex numbers of this type
     assert (rough.float() - q).norm() < 0.02 * q.norm()
 
 
-def test_shift_and_norm_by_hand() -> None:
+@pytest.mark.parametrize("few", [0, 2**17], ids=["fused", "few"])
+def test_shift_and_norm_by_hand(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(fused, "FEW", few)
     x = torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])
     expected = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])  # the second channel comes one position late
     expected /= expected.square().mean(-1, keepdim=True).sqrt()

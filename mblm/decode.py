@@ -149,6 +149,7 @@ def prefill(model: MBLM, ids: Int[Tensor, "n l"]) -> tuple[Float[Tensor, "n v"],
 
 def enter_patch(model: MBLM, state: DecodeState, ids: Int[Tensor, "n k"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
     """From a patch border, read the first k bytes of the next patch at once, 1 ≤ k ≤ R: as k times `step`."""
+    model.check_ids(ids)
     k, R = ids.shape[1], model.patch_bytes[0]
     if state.patch.shape[1] != 0 or not 1 <= k <= R:
         raise ValueError(
@@ -184,12 +185,13 @@ def score_continuations(
     are scored in one pass a stage: the prefix is neither read again nor copied.
     """
     if not state.later and model.num_stages > 1:
-        raise ValueError(
-            "expected a state that knows the next byte's logits, as `prefill` leaves it; got `read_prefix`'s"
-        )
+        raise ValueError("expected a state that knows what comes next, as `prefill` leaves it; got one on a border")
     n, (A, m) = state.patch.shape[0], candidates.shape
     if lengths is None:
         lengths = torch.full((A,), m, dtype=torch.long, device=candidates.device)
+    if lengths.shape != (A,) or int(lengths.min()) < 1 or int(lengths.max()) > m:
+        raise ValueError(f"expected lengths from 1 to {m} for each of {A} candidates, got {lengths.tolist()}")
+    model.check_ids(candidates)
     output = state.later[-1].output if state.later else state.context
     scores = _wide(model.to_logits(output)).log_softmax(-1)[:, candidates[:, 0]]
     if state.patch.shape[1] == model.patch_bytes[0]:
@@ -262,6 +264,7 @@ def _whole_patches(model: MBLM, ids: Tensor) -> Tensor:
         raise ValueError(
             f"expected whole patches: a multiple of {R} bytes, got {ids.shape[1]}; pad with id {model.pad_token_id}"
         )
+    model.check_ids(ids)
     return ids.unflatten(1, (-1, R))
 
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mblm.model.segments import attend_blockwise, attend_segments, attend_with_dropout
+from mblm.model.segments import attend_segments, attend_with_dropout
+from mblm.model.short import attend_short, is_short
 
 # Up to so many weights a query, one plain array of them is quicker on a CPU than a pass over each segment; and than
 # PyTorch's blockwise kernel where float32 products run in bfloat16 (`set_float32_matmul_precision("medium")`), which
@@ -97,6 +98,8 @@ class Segment:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Plain causal attention, (n, S, H, E) each → (n, S, H, E), at scale E^-1/2."""
     S = q.shape[1]
+    if torch.is_grad_enabled() and q.requires_grad and not torch.compiler.is_compiling() and is_short(q, dropout):
+        return attend_short(q, k, v)
     if S <= SHORT and _rounds_products(q):
         return _dense(q, k, v, _future(S, q.device), dropout)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -124,8 +127,8 @@ def attend(
         return F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, dropout_p=dropout).transpose(1, 2)
     n, S = q.shape[:2]
     own_hidden = _unreal(own)
-    if own_hidden is None and past[0].rows == 1 and n > SHORT and len(past) == 1 and _blockwise(q, past, dropout):
-        return attend_blockwise(q, ((past[0].keys, past[0].values, False), (own.keys, own.values, True)))
+    if own_hidden is None and len(past) == 1 and past[0].keys.shape[:2] == (1, 1) and is_short(q, dropout):
+        return attend_short(q, own.keys, own.values, past[0].keys[0, 0], past[0].values[0, 0])
     if S > 1:
         future = _future(S, q.device)
         own_hidden = future if own_hidden is None else own_hidden | future
@@ -162,12 +165,6 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, dropout: float) -> T
     weights = (queries @ keys.transpose(2, 3) + bias).softmax(-1)
     weights = F.dropout(weights, dropout, dropout > 0)
     return (weights @ values).transpose(1, 2)
-
-
-def _blockwise(q: Tensor, past: tuple[Segment, ...], dropout: float) -> bool:
-    """Whether `attend_blockwise` can be used: PyTorch's CPU kernel, no mask, no dropout."""
-    plain = q.device.type == "cpu" and dropout == 0 and all(segment.real is None for segment in past)
-    return plain and not torch.compiler.is_compiling() and not _rounds_products(q)
 
 
 def _rounds_products(x: Tensor) -> bool:

@@ -164,10 +164,21 @@ class _RotaryHeads(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, turns = ctx.saved_tensors
-        grad = torch.stack(grads, dim=2).flatten(2)  # (n, S, 3·H·E)
+        grad = _side_by_side(grads).flatten(2)  # (n, S, 3·H·E)
         if turns is not None:
             _turn_(grad, turns * turns.new_tensor((1, -1)), ctx.heads)
         return grad @ weight, grad.flatten(0, 1).T @ x.flatten(0, 1), None, None
+
+
+def _side_by_side(grads: tuple[Tensor, ...]) -> Tensor:
+    """Three gradients (n, S, H, E) as one (n, S, 3, H, E): where they lie so already (`attend_short`), as they are."""
+    first, (n, S, H, E) = grads[0], grads[0].shape
+    base = first._base
+    if base is not None and base.shape == (n, S, 3, H, E) and base.is_contiguous():
+        size = H * E * first.element_size()
+        if all(grad._base is base and grad.data_ptr() == base.data_ptr() + i * size for i, grad in enumerate(grads)):
+            return base
+    return torch.stack(grads, dim=2)
 
 
 def _turn_(qkv: Tensor, turns: Tensor, heads: int) -> None:

@@ -112,8 +112,23 @@ class Hierarchy(nn.Module):
                 f"got {patches} patches: shorten the input or configure a longer context"
             )
 
+    def check_ids(self, ids: Int[Tensor, "*shape"]) -> None:
+        """ValueError for ids outside the vocabulary: the table of patch vectors would read another byte's row.
+
+        On a GPU, where looking would wait for everything before it, the device stops instead.
+        """
+        if ids.numel() == 0 or torch.compiler.is_compiling():
+            return
+        V = self.hierarchy.num_tokens
+        least, most = ids.aminmax()
+        if ids.device.type != "cpu":
+            torch._assert_async((least >= 0) & (most < V))
+        elif least < 0 or most >= V:
+            raise ValueError(f"expected ids from 0 to {V - 1}, got {int(least if least < 0 else most)}")
+
     def to_patches(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b p r"]:
         """Pad on the right to whole patches of the first stage."""
+        self.check_ids(ids)
         R = self.patch_bytes[0]
         return F.pad(ids, (0, -ids.shape[1] % R), value=self.pad_token_id).unflatten(1, (-1, R))
 

@@ -60,7 +60,8 @@ class MBLM(LaterStages):
         # One table of patch vectors for both.
         table, flat = self.token_embs_rev[-1], torch.cat((prefix.flatten(0, 1), suffixes[:, :, :-1].flatten(0, 2)))
         tokens = table(flat.squeeze(-1) if self.num_stages == 1 else flat)
-        trunk, branches = tokens[: B * done].view(B, done, -1), tokens[B * done :].view(B, K, S - 1, -1)
+        dim = tokens.shape[-1]
+        trunk, branches = tokens[: B * done].view(B, done, dim), tokens[B * done :].view(B, K, S - 1, dim)
         stage = incremental(self.stage_models[0])
         y, state = stage.prefix(self.with_start(0, self.pos_embs[0](trunk)))
         first = y[:, None, -1:].expand(B, K, 1, -1)  # every suffix's first patch follows the prefix's last
@@ -103,6 +104,8 @@ class MBLM(LaterStages):
                 f"a shared prefix must end on a patch border: expected a positive multiple of {R} bytes, "
                 f"got {prefix.shape[1]}; pad it with id {self.pad_token_id}"
             )
+        self.check_ids(prefix)
+        self.check_ids(suffixes)
         patches = prefix.unflatten(1, (-1, R))
         more = -suffixes.shape[2] % R
         branches = F.pad(suffixes, (0, more), value=self.pad_token_id).unflatten(2, (-1, R))

@@ -75,60 +75,6 @@ def attend_segments(q: Tensor, segments: list[tuple[Tensor, Tensor, Tensor | Non
     return y
 
 
-class _AttendBlockwise(Function):
-    """One softmax over segments, each by PyTorch's blockwise kernel; see `attend_blockwise`."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, causal: tuple[bool, ...], *kv: Tensor) -> Tensor:
-        n, S, H, E = q.shape
-        outputs, sums = [], []
-        for keys, values, is_causal in zip(kv[::2], kv[1::2], causal, strict=True):
-            out, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                _grouped(q, len(keys)), keys.transpose(1, 2), values.transpose(1, 2), 0.0, is_causal
-            )
-            outputs.append(out.transpose(1, 2).reshape(n, S, H, E))
-            sums.append(_to_rows(logsumexp, n, S))
-        total = torch.stack(sums).logsumexp(0)  # (n, S, H): over all segments
-        merged = outputs[0].mul_((sums[0] - total).exp_()[..., None])
-        for out, logsumexp in zip(outputs[1:], sums[1:], strict=True):
-            merged.addcmul_(out, (logsumexp - total).exp_()[..., None])
-        ctx.save_for_backward(q, merged, total, *kv)
-        ctx.causal = causal
-        return merged
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        q, merged, total, *kv = ctx.saved_tensors
-        n, S, H, E = q.shape
-        grad_q: Tensor | None = None
-        grads: list[Tensor] = []
-        for keys, values, is_causal in zip(kv[::2], kv[1::2], ctx.causal, strict=True):
-            b = len(keys)
-            # With the output and the sum of all segments, the kernel's backward is this segment's share.
-            part, grad_keys, grad_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                _grouped(grad, b),
-                _grouped(q, b),
-                keys.transpose(1, 2),
-                values.transpose(1, 2),
-                _grouped(merged, b),
-                _to_segment(total, b),
-                0.0,
-                is_causal,
-            )
-            part = part.transpose(1, 2).reshape(n, S, H, E)
-            grad_q = part if grad_q is None else grad_q.add_(part)
-            grads += [grad_keys.transpose(1, 2), grad_values.transpose(1, 2)]
-        return (grad_q, None, *grads)
-
-
-def attend_blockwise(q: Tensor, segments: tuple[tuple[Tensor, Tensor, bool], ...]) -> Tensor:
-    """`attend_segments` on a CPU without its array of weights; a segment that is causal has n rows of S positions."""
-    kv = [tensor for keys, values, _ in segments for tensor in (keys, values)]
-    y: Tensor = _AttendBlockwise.apply(q, tuple(causal for _, _, causal in segments), *kv)
-    return y
-
-
 def attend_with_dropout(q: Tensor, segments: list[tuple[Tensor, Tensor, Tensor | None]], dropout: float) -> Tensor:
     """`attend_segments` with dropout on the attention weights, in plain operations: keys repeated for every row."""
     n, E = q.shape[0], q.shape[-1]

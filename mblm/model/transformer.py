@@ -16,10 +16,11 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mblm.model.attention import SHORT, Segment, attend, causal_attention
+from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.block import StageBlock, group_rows
 from mblm.model.embedding import rotary_angles, rotary_frequencies
 from mblm.model.fused import added_linear, gained_linear, rotary_heads, shift_norm, turn, unit_norm
+from mblm.model.short import is_short
 
 # Gain and order go into a projection's weights where its rows are fewer than so many times the positions.
 FEW_POSITIONS = 6
@@ -241,7 +242,7 @@ class TransformerStage(nn.Module):
 
     def __init__(self, model_dim: int, num_layers: int, block: TransformerBlock) -> None:
         super().__init__()
-        self.has_dropout = block.attn_dropout > 0
+        self.dropout = block.attn_dropout
         self.rotary_emb = Rotary(block.attn_head_dims) if block.attn_use_rot_embs else None
         self.layers = nn.ModuleList(TransformerLayer(model_dim, block) for _ in range(num_layers))
         self.norm = RMSNorm(model_dim)
@@ -285,8 +286,8 @@ class TransformerStage(nn.Module):
 
         On a GPU one kernel for all positions is quicker; so it is with dropout, which needs weights of its own a row.
         """
-        alike = len(x) > SHORT and x.shape[1] > 0 and not (self.training and self.has_dropout)
-        return alike and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        dropout = self.dropout if self.training else 0.0
+        return x.shape[1] > 0 and not torch.compiler.is_compiling() and is_short(x, dropout)
 
     def _turns(self, positions: Tensor) -> Tensor | None:
         return None if self.rotary_emb is None else self.rotary_emb(positions)

@@ -8,7 +8,8 @@ from mblm.model import attention, fused
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.embedding import smooth_init_
 from mblm.model.fused import rotary_heads, shift_norm, turn, unit_norm
-from mblm.model.segments import attend_blockwise, attend_segments, attend_with_dropout
+from mblm.model.segments import attend_segments, attend_with_dropout
+from mblm.model.short import attend_short
 from tests.mblm.reference import build, gradients, plain_loss_sum
 from tests.mblm.test_mblm import random_ids
 
@@ -59,13 +60,17 @@ def test_attention_over_segments(
         torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
 
 
-def test_blockwise_attention_to_a_shared_beginning() -> None:
+@pytest.mark.parametrize("with_start", [False, True])
+def test_many_short_sequences(with_start: bool) -> None:
     torch.manual_seed(0)
-    shared, own = random_segment(2, 3), random_segment(6, 4)
-    q = torch.randn(6, 4, H, E, dtype=torch.float64, requires_grad=True)
-    inputs = (q, shared.keys, shared.values, own.keys, own.values)
-    found = attend_blockwise(q, ((shared.keys, shared.values, False), (own.keys, own.values, True)))
-    expected = plain(q, (shared,), own)
+    qkv = torch.randn(6, 4, 3, H, E, dtype=torch.float64, requires_grad=True)
+    q, k, v = qkv.unbind(2)
+    start, past, inputs = (), (), [qkv]
+    if with_start:
+        shared = random_segment(1, 1)
+        start, past = (shared.keys[0, 0], shared.values[0, 0]), (shared,)
+        inputs += [shared.keys, shared.values]
+    found, expected = attend_short(q, k, v, *start), plain(q, past, Segment(k, v))
     torch.testing.assert_close(found, expected)
     weight = torch.randn_like(found)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs)
@@ -84,12 +89,17 @@ def test_dropout_drops_a_share_of_the_weights() -> None:
     assert many.std(0).min() > 0.01
 
 
-@pytest.mark.parametrize("short", [0, 512])
-def test_causal_attention(monkeypatch: pytest.MonkeyPatch, short: int) -> None:
-    monkeypatch.setattr(attention, "SHORT", short)
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_causal_attention(precision: str) -> None:
     own = random_segment(3, 7)
     q = torch.randn(3, 7, H, E, dtype=torch.float64)
-    torch.testing.assert_close(causal_attention(q, own.keys, own.values), plain(q, (), own))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)  # float64 is not rounded, but another way is taken
+    try:
+        found = causal_attention(q, own.keys, own.values)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(found, plain(q, (), own))
 
 
 @pytest.mark.parametrize("dim", [6, 7])

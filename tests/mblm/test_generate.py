@@ -151,6 +151,19 @@ def test_the_end_of_generation() -> None:
     assert lengths == [64, 64]  # the first row is done long before the other reaches the end
 
 
+def test_candidates_that_cannot_be_scored() -> None:
+    model = build([5, 4])
+    _, state = prefill(model, random_ids(1, 17))
+    for lengths in ([0, 2], [1, 8]):
+        with pytest.raises(ValueError, match=r"lengths from 1 to 7 for each of 2 candidates, got "):
+            score_continuations(model, state, random_ids(2, 7), torch.tensor(lengths))
+    with pytest.raises(ValueError, match="at most 20 bytes"):
+        score_continuations(model, state, random_ids(2, 7))
+    assert score_continuations(model, state, random_ids(2, 3)).shape == (1, 2)
+    with pytest.raises(ValueError, match="a state that knows what comes next"):
+        score_continuations(model, read_prefix(model, random_ids(1, 4)), random_ids(2, 3))
+
+
 def test_streams_and_bad_arguments() -> None:
     model = build([16, 4], num_tokens=258, pad_token_id=256)
     out = io.BytesIO()

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mblm import MBLM, MBLMModelConfig, MBLMReturnType
-from mblm.model import attention, transformer
+from mblm.decode import read_prefix
+from mblm.model import short
 from tests.mblm.reference import (
     assert_same_gradients,
     build,
@@ -106,6 +107,19 @@ def test_shared_prefix_equals_separate_sequences(seq_lens: list[int], variant: d
     assert_same_gradients(gradients(model, shared()), gradients(model, plain_loss_sum(model, whole, whole_weights)))
 
 
+@pytest.mark.parametrize(("seq_lens", "letters"), [([5, 4], "TT"), ([5, 4], "ST"), ([3, 2, 4], "TTT")], ids=str)
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_suffixes_of_one_patch(seq_lens: list[int], letters: str, length: int) -> None:
+    model = build(seq_lens, block=stages(letters))
+    R = model.patch_bytes[0]
+    prefix, suffixes = random_ids(2, R), random_ids(2, 3, length, seed=2)
+    weights = torch.ones(2, 3, length, dtype=torch.float64)
+    whole = torch.cat((prefix[:, None].expand(2, 3, -1), suffixes), dim=2).flatten(0, 1)
+    padded = F.pad(weights.flatten(0, 1), (R, 0))
+    found = gradients(model, model.shared_loss_sums(prefix, suffixes, weights).total)
+    assert_same_gradients(found, gradients(model, plain_loss_sum(model, whole, padded)))
+
+
 @pytest.mark.parametrize("seq_lens", [[200, 4], [60, 2, 4]], ids=str)
 def test_patch_embedding_by_table(seq_lens: list[int]) -> None:
     model = build(seq_lens)
@@ -125,8 +139,7 @@ def test_patch_embedding_by_table(seq_lens: list[int]) -> None:
 def test_many_sequences_share_the_reading_of_their_start(
     monkeypatch: pytest.MonkeyPatch, seq_lens: list[int], letters: str, where: list[int]
 ) -> None:
-    for module in (attention, transformer):
-        monkeypatch.setattr(module, "SHORT", 0)
+    monkeypatch.setattr(short, "MANY", 1)
     model, ids = build(seq_lens, block=stages(letters)), random_ids(2, 11)
     weights = torch.zeros(2, 11, dtype=torch.float64)
     weights[:, where] = 1
@@ -191,10 +204,27 @@ def test_too_long_an_input_is_refused_with_fixed_positions_only() -> None:
     assert build([5, 4], pos_emb_type=None)(ids, MBLMReturnType.LOGITS).shape == (1, 24, 40)
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.float32], ids=str)
+def test_masks_of_any_type(kind: torch.dtype) -> None:
+    model, ids = build([5, 4]), random_ids(2, 18)
+    mask = torch.zeros(2, 18)
+    mask[:, 13:] = 1
+    expected = plain_loss_sum(model, ids, mask.double()) / 10
+    torch.testing.assert_close(model(ids, loss_mask=mask.to(kind)), expected)
+    torch.testing.assert_close(model(ids, MBLMReturnType.LOSS_LOGITS, mask.to(kind))[0], expected)
+
+
 def test_bad_input_says_what_was_expected() -> None:
     model = build([5, 4])
     with pytest.raises(ValueError, match=r"expected ids of shape \(B, L\) or \(B, P, 4\), got \(2, 3, 5\)"):
         model(random_ids(2, 3, 5))
+    for call in (model, model.generate, lambda ids: read_prefix(model, ids)):
+        for outside in (40, -1):
+            ids = [*random_ids(7).tolist(), outside]
+            with pytest.raises(ValueError, match=f"expected ids from 0 to 39, got {outside}"):
+                call(torch.tensor(ids) if call == model.generate else torch.tensor([ids]))
+    with pytest.raises(ValueError, match="expected ids from 0 to 39, got 40"):
+        model.shared_loss_sums(torch.full((1, 4), 40), random_ids(1, 2, 4), torch.ones(1, 2, 4))
     with pytest.raises(ValueError, match=r"loss mask of the ids' shape \(1, 8\), got \(1, 7\)"):
         model(random_ids(1, 8), loss_mask=torch.ones(1, 7))
     with pytest.raises(ValueError, match="multiple of 4 bytes, got 6"):

@@ -132,7 +132,7 @@ def gained_linear(x: Tensor, gain: Tensor, weights: list[Tensor], bias: Tensor |
 
     With many positions the gain goes into the weights: a pass over a matrix instead of one over every position.
     """
-    if x.numel() // x.shape[-1] * 4 >= sum(len(weight) for weight in weights):
+    if x.numel() // x.shape[-1] >= sum(len(weight) for weight in weights):
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         return F.linear(x, weight * gain, bias)
     x = x * gain

@@ -23,7 +23,7 @@ from mblm.model.targets import Chain, Targets
 from mblm.model.transformer import TransformerStage
 
 # A group of sequences run by itself costs some operations more; it pays from so many multiply-adds a weight matrix on.
-GROUP_PAYS_FROM = 2**21
+GROUP_PAYS_FROM = 2**24
 
 
 def with_start(start: Tensor, tokens: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:

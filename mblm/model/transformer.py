@@ -22,8 +22,8 @@ from mblm.model.embedding import rotary_angles, rotary_frequencies
 from mblm.model.fused import added_linear, gained_linear, rotary_heads, shift_norm, turn, unit_norm
 from mblm.model.short import is_short
 
-# Gain and order go into a projection's weights where its rows are fewer than so many times the positions.
-FEW_POSITIONS = 6
+# From so many positions on, gain and order of the heads go into the projection's weights.
+FEW_POSITIONS = 32
 
 
 class TransformerOptions(StageBlock):
@@ -115,7 +115,7 @@ class Attention(nn.Module):
 
     def heads_of(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of what is normalised but for the norm's gain."""
-        if x.shape[:-1].numel() * FEW_POSITIONS < len(self.order):  # leave the weights as they are
+        if x.shape[:-1].numel() < FEW_POSITIONS:  # leave the weights as they are
             x = x * self.norm.g
             q, (k, v) = self.to_q(x), self.to_kv(x).chunk(2, dim=-1)
             q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))

@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peer.run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--reference-python", type=Path, default=ROOT / ".venv-peer" / "bin" / "python")
     parser.add_argument("--families", nargs="+", choices=list(TARGETS), default=list(TARGETS))
-    parser.add_argument("--repeats", type=int, default=5, help="measurements a row, after one warm-up")
+    parser.add_argument("--repeats", type=int, default=9, help="measurements a row, after one warm-up")
     parser.add_argument("--repeats-s", type=int, default=3, help="the same for S/T, a minute each for the reference")
     parser.add_argument("--reference-bytes", type=int, help="bytes the reference generates; default: 8, for S/T 2")
     parser.add_argument("--threads", type=int, default=2)

@@ -16,8 +16,9 @@ bench: $(READY)
 bench-peer: $(READY) $(PEER)/.ready
 	$(BIN)/python -m benchmarks.peer.run --reference-python $(PEER)/bin/python
 
+# One thread a worker: there is a worker for every core.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

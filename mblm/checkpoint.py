@@ -50,11 +50,14 @@ def save_pretrained(model: MBLM | MBLMEncoder, folder: str | Path) -> None:
     """Write `model.safetensors` and `config.json` into a folder, made where it is missing.
 
     A killed save leaves what was there before, or a folder that `from_pretrained` refuses; never a mixed pair.
-    Raises ValueError for a wrapped model (its names and class would be the wrapper's) and for a path that is a file.
+    A subclass is saved as what it derives from, compiled stages as the stages themselves. Raises ValueError for a
+    wrapped model (its names and class would be the wrapper's) and for a path that is a file.
     """
-    name, folder = type(model).__name__, Path(folder)
-    if name not in ARCHITECTURES:
-        raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {name}: pass the model it wraps")
+    folder = Path(folder)
+    name = next((base.__name__ for base in type(model).__mro__ if base in (MBLM, MBLMEncoder)), None)
+    if name is None:
+        kind = type(model).__name__
+        raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {kind}: pass the model it wraps")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: expected a folder to write to, got the file {folder}: choose another name")
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +66,8 @@ def save_pretrained(model: MBLM | MBLMEncoder, folder: str | Path) -> None:
     weights, config = folder / WEIGHTS, folder / CONFIG
     new_weights, new_config = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
     try:
-        save_file(_separate(model.state_dict()), new_weights, metadata={"format": "pt"})
+        tensors = {name.replace("._orig_mod", ""): tensor for name, tensor in model.state_dict().items()}
+        save_file(_separate(tensors), new_weights, metadata={"format": "pt"})
         new_config.write_bytes(text)
         # Both files are whole by now. Two renames are not one step, so an old configuration that says something else
         # goes first: between the steps the folder then has no configuration, and is refused, rather than a wrong one.

@@ -95,6 +95,7 @@ def branch(
         raise ValueError(f"expected a state on a patch border, got one {state.patch.shape[1]} bytes into a patch")
     n, K, _ = ids.shape
     tokens = _whole_patches(model, ids.flatten(0, 1)).unflatten(0, (n, K))  # (n, K, S, R)
+    model.check_context(state.longest + tokens.shape[2])
     x = model.embed(0, tokens, start=state.completed[:, None].expand(n, K))
     y, first = incremental(model.stage_models[0]).branch(x, state.first, patches)
     S = tokens.shape[2]
@@ -109,6 +110,7 @@ def step(model: MBLM, state: DecodeState, ids: Int[Tensor, " n"]) -> tuple[Float
 
     Raises ValueError past the context where the first stage has fixed positions.
     """
+    ids = model.checked_ids(ids)
     if state.patch.shape[1] == model.patch_bytes[0]:
         state = _complete_patch(model, state)
     model.check_context(state.longest + 1)
@@ -149,7 +151,7 @@ def prefill(model: MBLM, ids: Int[Tensor, "n l"]) -> tuple[Float[Tensor, "n v"],
 
 def enter_patch(model: MBLM, state: DecodeState, ids: Int[Tensor, "n k"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
     """From a patch border, read the first k bytes of the next patch at once, 1 ≤ k ≤ R: as k times `step`."""
-    model.check_ids(ids)
+    ids = model.checked_ids(ids)
     k, R = ids.shape[1], model.patch_bytes[0]
     if state.patch.shape[1] != 0 or not 1 <= k <= R:
         raise ValueError(
@@ -187,11 +189,12 @@ def score_continuations(
     if not state.later and model.num_stages > 1:
         raise ValueError("expected a state that knows what comes next, as `prefill` leaves it; got one on a border")
     n, (A, m) = state.patch.shape[0], candidates.shape
-    if lengths is None:
-        lengths = torch.full((A,), m, dtype=torch.long, device=candidates.device)
-    if lengths.shape != (A,) or int(lengths.min()) < 1 or int(lengths.max()) > m:
+    lengths = torch.as_tensor(m if lengths is None else lengths, device=candidates.device)
+    lengths = lengths.expand(A) if lengths.ndim == 0 else lengths
+    if A == 0 or lengths.shape != (A,) or int(lengths.min()) < 1 or int(lengths.max()) > m:
         raise ValueError(f"expected lengths from 1 to {m} for each of {A} candidates, got {lengths.tolist()}")
-    model.check_ids(candidates)
+    unasked = torch.arange(m, device=candidates.device) >= lengths[:, None]
+    candidates = model.checked_ids(candidates.masked_fill(unasked, model.pad_token_id))
     output = state.later[-1].output if state.later else state.context
     scores = _wide(model.to_logits(output)).log_softmax(-1)[:, candidates[:, 0]]
     if state.patch.shape[1] == model.patch_bytes[0]:
@@ -264,8 +267,7 @@ def _whole_patches(model: MBLM, ids: Tensor) -> Tensor:
         raise ValueError(
             f"expected whole patches: a multiple of {R} bytes, got {ids.shape[1]}; pad with id {model.pad_token_id}"
         )
-    model.check_ids(ids)
-    return ids.unflatten(1, (-1, R))
+    return model.checked_ids(ids).unflatten(1, (-1, R))
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Sampler:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if self.top_k != 1 and not self.temperature > 0:
             raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
@@ -151,7 +151,8 @@ def _read(model: MBLM, prompts: Sequence[Tensor]) -> tuple[Tensor, DecodeState, 
     """Logits and state behind what all prompts have of their last patch, and the bytes that each still waits for."""
     R, device = model.patch_bytes[0], model.device
     whole = [max(0, len(prompt) - 1) // R for prompt in prompts]
-    rest = [prompt[R * patches :].to(device) for prompt, patches in zip(prompts, whole, strict=True)]
+    prompts = [model.checked_ids(prompt).to(device) for prompt in prompts]
+    rest = [prompt[R * patches :] for prompt, patches in zip(prompts, whole, strict=True)]
     ids = torch.full((len(prompts), R * max(whole)), model.pad_token_id, dtype=torch.long, device=device)
     for row, (prompt, patches) in enumerate(zip(prompts, whole, strict=True)):
         ids[row, : R * patches] = prompt[: R * patches]

@@ -13,15 +13,20 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from mblm.model.mblm import MBLM
 
 # What the model and its stages are entered by, beside `forward`: parameters are gathered for these too.
-MODEL_METHODS = ("loss_sums", "shared_loss_sums", "generate")
+MODEL_METHODS = ("loss_sums", "shared_loss_sums")
 STAGE_METHODS = ("prefix", "branch", "step")
 
 
 def shard(model: MBLM, **options: Any) -> MBLM:
     """Shard a model in place over the processes and return it; `options` go to `fully_shard` (mesh, mp_policy, …).
 
+    Gathering parameters is a collective call, so the model makes the same calls whatever is weighted: batches may
+    differ in content, not in shape, and with checkpoint chunks each has as many local sequences with a loss as chunks.
+    Decoding and saving need the whole model: gather its state dict (`torch.distributed.checkpoint.state_dict`) first.
+
     Layers are units of their own where a stage has `layers` (or is a list of them), so that one is gathered at a time.
     """
+    model.same_calls = True
     for stage in model.stage_models:
         layers = getattr(stage, "layers", None)
         if isinstance(layers, nn.ModuleList):

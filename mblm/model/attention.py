@@ -80,7 +80,7 @@ class Segment:
         if past[-1].rows != self.rows or past[-1].real is not None or self.real is not None:
             return (*past, self)
         last, more = past[-1], self.keys.shape[1]
-        if torch.is_grad_enabled() and (last.keys.requires_grad or self.keys.requires_grad):
+        if torch.is_grad_enabled():  # what a gradient is saved of is never written to
             joined = Segment(torch.cat((last.keys, self.keys), dim=1), torch.cat((last.values, self.values), dim=1))
             return (*past[:-1], joined)
         room = last.room
@@ -90,7 +90,7 @@ class Segment:
 
     def with_room(self) -> Segment:
         """The same positions where more can be written behind them; the projection they are a part of is let go."""
-        if self.real is not None or (torch.is_grad_enabled() and self.keys.requires_grad):
+        if self.real is not None or torch.is_grad_enabled():
             return self
         return Room(self.keys, self.values).segment()
 

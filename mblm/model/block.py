@@ -6,7 +6,7 @@ Shapes: B batch, S positions of one stage (the start position included), D the s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -132,17 +132,26 @@ class StageBlockRegistry:
         """Register a block class: as `@registry.register()`, or as `registry.register(Block)`."""
 
         def add(cls: BlockType) -> BlockType:
-            if cls not in self._blocks:
-                self._blocks.append(cls)
+            name = (cls.__module__, cls.__qualname__)
+            for at, known in enumerate(self._blocks):
+                if (known.__module__, known.__qualname__) == name:  # defined again, as in a notebook
+                    self._blocks[at] = cls
+                    return cls
+            self._blocks.append(cls)
             return cls
 
         decorator: Callable[[BlockType], BlockType] = add
         return decorator if block is None else add(block)
 
     def parse(self, data: Any) -> StageBlock:
-        """The first registered block that accepts `data`; ValueError with every block's complaint otherwise."""
+        """The first registered block that accepts `data`; ValueError with every block's complaint otherwise.
+
+        Data that names its `block_type` is only tried with the blocks of that type, where there are any.
+        """
         complaints = []
-        for block in self._blocks:
+        kind = data.get("block_type") if isinstance(data, Mapping) else None
+        named = [block for block in self._blocks if block.model_fields["block_type"].default == kind]
+        for block in named if kind is not None and named else self._blocks:
             try:
                 return block.model_validate(data)
             except ValidationError as error:

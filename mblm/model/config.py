@@ -70,7 +70,7 @@ class MBLMModelConfig(BaseModel):
         if not 0 <= self.pad_token_id < self.num_tokens:
             raise ValueError(f"pad_token_id: expected 0 to {self.num_tokens - 1}, got {self.pad_token_id}")
         chunks = self.train_checkpoint_chunks
-        if chunks and (len(chunks) != stages - 1 or min(chunks) < 1):
+        if chunks is not None and (len(chunks) != stages - 1 or min(chunks, default=1) < 1):
             raise ValueError(f"train_checkpoint_chunks: expected {stages - 1} positive numbers, got {chunks}")
         return self
 

@@ -6,7 +6,7 @@ Shapes: V vocabulary, R bytes of a patch, D_N the local stage's width (every byt
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +105,13 @@ class RopePositions(nn.Module):
         super().__init__()
         if dim % 2:
             raise ValueError(f"pos_emb_type 'rope' turns pairs of channels: expected an even hidden dim, got {dim}")
+        self.dim = dim
         self.register_buffer("inv_freq", rotary_frequencies(dim), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> RopePositions:
+        super()._apply(fn, recurse)
+        self.inv_freq = remade_frequencies(self.dim, self.inv_freq)
+        return self
 
     def forward(self, x: Float[Tensor, "*rows s d"], start: int | Tensor = 0) -> Float[Tensor, "*rows s d"]:
         """`start`: the position of the first of the S inputs, one number or one a row."""
@@ -137,6 +143,14 @@ def _positions(x: Tensor, start: int | Tensor) -> Tensor:
 def rotary_frequencies(dim: int) -> Tensor:
     """Angles a position, one for each pair of channels, base 10,000: (dim / 2,)."""
     return ROTARY_BASE ** (-torch.arange(0, dim, 2) / dim)
+
+
+def remade_frequencies(dim: int, moved: Tensor) -> Tensor:
+    """The frequencies anew, of the type and on the device that `moved` has come to.
+
+    What went through a half-precision type is rounded for good, and what was made on the meta device was never there.
+    """
+    return moved if moved.is_meta else rotary_frequencies(dim).to(moved)
 
 
 def rotary_angles(positions: Tensor, frequencies: Tensor) -> Tensor:

@@ -127,17 +127,14 @@ def unit_norm(x: Tensor, eps: float | None = None) -> Tensor:
     return y
 
 
-def gained_linear(x: Tensor, gain: Tensor, weights: list[Tensor], bias: Tensor | None = None) -> Tensor:
-    """The linear map of x·gain by the weights (D_out, D) stacked, in the cheaper order: (…, D) → (…, ΣD_out).
+def gained_linear(x: Tensor, gain: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The linear map of x·gain, in the cheaper order: (…, D) → (…, D_out).
 
-    With many positions the gain goes into the weights: a pass over a matrix instead of one over every position.
+    With many positions the gain goes into the weight: a pass over a matrix instead of one over every position.
     """
-    if x.numel() // x.shape[-1] >= sum(len(weight) for weight in weights):
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    if x.numel() // x.shape[-1] >= len(weight):
         return F.linear(x, weight * gain, bias)
-    x = x * gain
-    outputs = [F.linear(x, weight, bias) for weight in weights]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+    return F.linear(x * gain, weight, bias)
 
 
 def added_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:

@@ -45,6 +45,8 @@ class Hierarchy(nn.Module):
         if causal:
             self.start_tokens = nn.ParameterList(nn.Parameter(torch.randn(dim)) for dim in dims)
         self.hierarchy = config
+        # Set where processes must make the same calls whatever is in their batches, see `mblm.parallel`.
+        self.same_calls = False
         self.num_stages = len(dims)
         self.seq_lens = list(lens)
         self.pad_token_id = config.pad_token_id
@@ -86,15 +88,17 @@ class Hierarchy(nn.Module):
     ) -> list[Tensor]:
         """`run(start, stop)` on the flattened batch of a later stage, in training split and recomputed as configured.
 
-        There are as many chunks as the configuration says wherever there are as many rows. Where nothing is to be
-        recomputed, `bounds` (0, …, rows) say how to split, or it is run as a whole.
+        There are as many chunks as the configuration says wherever there are as many rows; in evaluation they are run
+        one after another as well, so that memory stays bounded. Without any, `bounds` (0, …, rows) say how to split.
         """
         chunks = self.hierarchy.train_checkpoint_chunks
-        if not chunks or not (self.training and torch.is_grad_enabled()):
+        if not chunks:
             return [run(start, stop) for start, stop in pairwise(bounds or [0, rows])]
         count = min(chunks[stage - 1], rows)
-        bounds = [rows * i // count for i in range(count + 1)]
-        return [checkpoint(run, start, stop, use_reentrant=False) for start, stop in pairwise(bounds)]
+        pieces = list(pairwise([rows * i // count for i in range(count + 1)]))
+        if not (self.training and torch.is_grad_enabled()):
+            return [run(start, stop) for start, stop in pieces]
+        return [checkpoint(run, start, stop, use_reentrant=False) for start, stop in pieces]
 
     def head_losses(self, hidden: Float[Tensor, "t d"], ids: Int[Tensor, " t"]) -> Float[Tensor, " t"]:
         """Cross-entropy in nats of the ids that local outputs are to predict, in float32 at least."""
@@ -112,24 +116,26 @@ class Hierarchy(nn.Module):
                 f"got {patches} patches: shorten the input or configure a longer context"
             )
 
-    def check_ids(self, ids: Int[Tensor, "*shape"]) -> None:
-        """ValueError for ids outside the vocabulary: the table of patch vectors would read another byte's row.
+    def checked_ids(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The ids as int64; ValueError for other types and for ids outside the vocabulary.
 
-        On a GPU, where looking would wait for everything before it, the device stops instead.
+        The table of patch vectors would read another byte's row for those. On a GPU, where looking would wait for
+        everything before it, the device stops instead.
         """
-        if ids.numel() == 0 or torch.compiler.is_compiling():
-            return
+        if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+            raise ValueError(f"expected ids of an integer type, got {ids.dtype}")
         V = self.hierarchy.num_tokens
-        least, most = ids.aminmax()
-        if ids.device.type != "cpu":
-            torch._assert_async((least >= 0) & (most < V))
-        elif least < 0 or most >= V:
-            raise ValueError(f"expected ids from 0 to {V - 1}, got {int(least if least < 0 else most)}")
+        if ids.numel() > 0 and not torch.compiler.is_compiling():
+            least, most = ids.aminmax()
+            if ids.device.type != "cpu":
+                torch._assert_async((least >= 0) & (most < V))
+            elif least < 0 or most >= V:
+                raise ValueError(f"expected ids from 0 to {V - 1}, got {int(least if least < 0 else most)}")
+        return ids.long()
 
     def to_patches(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b p r"]:
         """Pad on the right to whole patches of the first stage."""
-        self.check_ids(ids)
-        R = self.patch_bytes[0]
+        ids, R = self.checked_ids(ids), self.patch_bytes[0]
         return F.pad(ids, (0, -ids.shape[1] % R), value=self.pad_token_id).unflatten(1, (-1, R))
 
     @property

@@ -42,11 +42,13 @@ def resolve_kernel(kernel: Kernel, device: torch.device) -> Literal["torch", "tr
         raise RuntimeError(
             f"kernel 'triton': expected tensors on a CUDA device, got {device}; use kernel 'auto' or 'torch'"
         )
-    if not _has_fused_scan():
+    try:
+        _fused_scan()
+    except ImportError as error:
         raise RuntimeError(
-            "kernel 'triton': mamba-ssm's ssd_combined cannot be imported; "
+            f"kernel 'triton': mamba-ssm's ssd_combined cannot be imported ({error}); "
             "install it with `pip install 'vqa-bench[cuda]'`, or use kernel 'auto' or 'torch'"
-        )
+        ) from error
     return "triton"
 
 

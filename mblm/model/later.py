@@ -43,7 +43,7 @@ class LaterStages(Hierarchy):
         """
         tokens = self.embed(stage, ids[:, :count]) + self.condition(stage, contexts, count)
         model, start = self.stage_models[stage], self.start_tokens[stage]
-        if isinstance(model, TransformerStage) and model.shares_start(tokens):
+        if not self.same_calls and isinstance(model, TransformerStage) and model.shares_start(tokens):
             first, state = model.prefix(start.to(tokens.dtype).view(1, 1, -1))
             return first[:, 0], model.branch(tokens[None], state)[0][0]
         outputs = cast(Tensor, model(with_start(start, tokens)))
@@ -123,7 +123,8 @@ class LaterStages(Hierarchy):
             hidden = torch.cat((first, rest.flatten(0, 1))).index_select(0, rows)
             return self.head_losses(hidden, targets.ids[asked])
 
-        bounds = bounds_by_need(histogram, GROUP_PAYS_FROM // self.hierarchy.hidden_dims[-1] ** 2)
+        least_gain = GROUP_PAYS_FROM // self.hierarchy.hidden_dims[-1] ** 2
+        bounds = None if self.same_calls else bounds_by_need(histogram, least_gain)
         losses = torch.cat(self.in_chunks(last, len(leaves), run, bounds))
         return losses.index_select(0, torch.argsort(order))
 

@@ -126,7 +126,7 @@ class Mamba2Mixer(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Float[Tensor, "n s d"], MixerState]:
         """Mix a normed input that still lacks its `gain`, behind `state`; the new state stands behind `lengths`."""
-        projected = gained_linear(x, gain, [self.in_proj.weight])
+        projected = gained_linear(x, gain, self.in_proj.weight)
         gate, mixed, dt = projected.split([self.inner, self.conv1d.in_channels, self.heads], dim=-1)
         taps = self.conv1d.kernel_size[0]
         lead = 0
@@ -141,14 +141,14 @@ class Mamba2Mixer(nn.Module):
         values = values.unflatten(-1, (self.heads, self.headdim))
         y, ssm = run(values, steps, self._decay, B, C, self.D, None if state is None else state.ssm)
         y = gated_norm(y.flatten(2), gate, EPS)
-        out = gained_linear(y, self.norm.weight, [self.out_proj.weight])
+        out = gained_linear(y, self.norm.weight, self.out_proj.weight)
         return out, MixerState(_last_taps(mixed, taps - 1, lead, lengths), ssm)
 
     def step(
         self, x: Float[Tensor, "n d"], gain: Float[Tensor, " d"], state: MixerState
     ) -> tuple[Float[Tensor, "n d"], MixerState]:
         """`forward` for one position of every row."""
-        projected = gained_linear(x, gain, [self.in_proj.weight])
+        projected = gained_linear(x, gain, self.in_proj.weight)
         gate, mixed, dt = projected.split([self.inner, self.conv1d.in_channels, self.heads], dim=-1)
         window = torch.cat((state.conv, mixed[:, None]), dim=1)  # (n, K, I + 2N)
         convolved = torch.einsum("nkc,ck->nc", window, self.conv1d.weight[:, 0])
@@ -157,7 +157,7 @@ class Mamba2Mixer(nn.Module):
         values = values.unflatten(-1, (self.heads, self.headdim))
         y, ssm = ssd_step(values, self._steps(dt), self._decay, B, C, self.D, state.ssm)
         y = gated_norm(y.flatten(1), gate, EPS)
-        return gained_linear(y, self.norm.weight, [self.out_proj.weight]), MixerState(window[:, 1:], ssm)
+        return gained_linear(y, self.norm.weight, self.out_proj.weight), MixerState(window[:, 1:], ssm)
 
     @property
     def _decay(self) -> Tensor:

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 class MBLM(LaterStages):
     """A byte-level language model of N causal stages."""
 
-    def __init__(self, config: MBLMModelConfig) -> None:
-        super().__init__(config, causal=True)
-        self.config = config
+    def __init__(self, cfg: MBLMModelConfig) -> None:
+        super().__init__(cfg, causal=True)
+        self.config = cfg
 
     # -- the first stage: what conditions every patch ---------------------------------------------------------------
 
@@ -83,6 +83,8 @@ class MBLM(LaterStages):
 
     def loss_sums(self, ids: Int[Tensor, "b l"], weights: Float[Tensor, "b l"]) -> LossSums:
         """Summed cross-entropy of the weighted bytes, later stages run only where one is predicted."""
+        if weights.shape != ids.shape:
+            raise ValueError(f"expected weights of the ids' shape {tuple(ids.shape)}, got {tuple(weights.shape)}")
         patches = self.to_patches(ids)
         padded = F.pad(weights, (0, patches[0].numel() - ids.shape[1])).view_as(patches)
         return self._sums(self.contexts(patches).flatten(0, 1), chains(patches, padded))
@@ -104,8 +106,13 @@ class MBLM(LaterStages):
                 f"a shared prefix must end on a patch border: expected a positive multiple of {R} bytes, "
                 f"got {prefix.shape[1]}; pad it with id {self.pad_token_id}"
             )
-        self.check_ids(prefix)
-        self.check_ids(suffixes)
+        expected = (len(prefix), *suffixes.shape[1:])
+        if suffixes.ndim != 3 or 0 in suffixes.shape or suffixes.shape != expected or weights.shape != expected:
+            raise ValueError(
+                f"expected suffixes and their weights of one shape (B, K, M), B = {len(prefix)}, K and M at least 1, "
+                f"got {tuple(suffixes.shape)} and {tuple(weights.shape)}"
+            )
+        prefix, suffixes = self.checked_ids(prefix), self.checked_ids(suffixes)
         patches = prefix.unflatten(1, (-1, R))
         more = -suffixes.shape[2] % R
         branches = F.pad(suffixes, (0, more), value=self.pad_token_id).unflatten(2, (-1, R))
@@ -125,11 +132,12 @@ class MBLM(LaterStages):
         """Run ids (B, L), or nested ids (B, P_1', P_2, …, P_N).
 
         LOGITS: (B, L, V), where `logits[:, t-1]` predicts byte t. HIDDEN_STATE: the local outputs (B, L, D_N). LOSS:
-        cross-entropy in nats a byte, pad ids ignored, times `loss_mask` (shape of the ids), averaged over the entries
-        that are not zero. LOSS_LOGITS: both. Empty input gives (B, 1, V), whatever the return type.
+        cross-entropy in nats a byte, times `loss_mask` (shape of the ids, any type), averaged over the bytes that have
+        a weight and are not the pad id. LOSS_LOGITS: both. Empty input gives (B, 1, V), whatever the return type.
 
         Raises ValueError for ids of another shape, and for more bytes than fixed positions of the first stage hold.
         """
+        return_type = MBLMReturnType(return_type)
         ids, mask = self._flat(input_ids, loss_mask)
         if ids.numel() == 0:
             return self.forward_empty(input_ids.shape[0])
@@ -143,12 +151,10 @@ class MBLM(LaterStages):
         logits = self.to_logits(hidden[:, : ids.shape[1]])
         if return_type == MBLMReturnType.LOGITS:
             return logits
-        predictions = torch.cat((self.to_logits(first)[:, None], logits[:, :-1]), dim=1)
-        losses = F.cross_entropy(
-            predictions.flatten(0, 1), ids.flatten(), ignore_index=self.pad_token_id, reduction="none"
-        )
-        losses = losses if mask is None else losses * mask.flatten()
-        return losses.sum() / losses.count_nonzero().clamp(min=1), logits
+        hidden = torch.cat((first[:, None], hidden[:, : ids.shape[1] - 1]), dim=1)
+        weights = (ids != self.pad_token_id).float() if mask is None else mask * (ids != self.pad_token_id)
+        losses = self.head_losses(hidden.flatten(0, 1), ids.flatten()) * weights.flatten()
+        return losses.sum() / weights.count_nonzero().clamp(min=1), logits
 
     def forward_empty(self, batch_size: int) -> Float[Tensor, "b 1 v"]:
         """Logits of the first byte from nothing: a position a stage, start vector plus the stage above's projection."""
@@ -208,25 +214,35 @@ class MBLM(LaterStages):
         """
         from mblm.generate import choose_sampler, generate
 
-        alone = prime is None or (isinstance(prime, Tensor) and prime.ndim == 1)
+        given = prime if isinstance(prime, (list, tuple)) else [prime]
+        if not all(prompt is None or isinstance(prompt, Tensor) for prompt in given):
+            kinds = ", ".join(sorted({type(prompt).__name__ for prompt in given}))
+            raise ValueError(f"prime: expected a tensor of ids (L,) or (n, L), or a list of tensors (L,), got {kinds}")
+        alone = prime is None or (isinstance(prime, Tensor) and prime.ndim <= 1)
         if prime is None:
             prime = torch.empty(0, dtype=torch.long, device=self.device)
         prompts = [cast(Tensor, prime)] if alone else list(prime)
+        prompts = [prompt.long() if prompt.numel() == 0 else prompt for prompt in prompts]
         if any(prompt.ndim != 1 for prompt in prompts):
             raise ValueError(f"expected prompts of shape (L,), got {[tuple(prompt.shape) for prompt in prompts]}")
         sampler = choose_sampler(
             self.config.num_tokens, temperature=temperature, filter_thres=filter_thres, top_k=top_k, top_p=top_p
         )
-        out = generate(
-            self,
-            prompts,
-            count=num_tokens_to_generate,
-            sampler=sampler,
-            stop_id=end_of_gen_token_id,
-            seed=seed,
-            stream=stream,
-            progress=enable_progress,
-        )
+        training = self.training
+        self.eval()  # nothing is dropped out of what is read
+        try:
+            out = generate(
+                self,
+                prompts,
+                count=num_tokens_to_generate,
+                sampler=sampler,
+                stop_id=end_of_gen_token_id,
+                seed=seed,
+                stream=stream,
+                progress=enable_progress,
+            )
+        finally:
+            self.train(training)
         return out[0] if alone else out
 
     @classmethod
@@ -244,4 +260,7 @@ class MBLM(LaterStages):
 
     def kernels(self) -> list[Literal["torch", "triton"] | None]:
         """Who runs each stage's recurrence on this model's device, None for a stage without one: to be recorded."""
-        return [stage.kernel_on(self.device) if isinstance(stage, MambaStage) else None for stage in self.stage_models]
+        return [
+            stage.kernel_on(self.device) if isinstance(stage, MambaStage) else None
+            for stage in (getattr(stage, "_orig_mod", stage) for stage in self.stage_models)
+        ]

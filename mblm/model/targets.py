@@ -29,7 +29,7 @@ class Targets:
         """One byte of no weight."""
         first = torch.zeros(1, dtype=torch.long, device=chain.ids.device)
         zero = torch.zeros(1, dtype=chain.weights.dtype, device=chain.ids.device)
-        return Targets(first, first, chain.ids[first, first], zero, zero)
+        return Targets(first, first, chain.ids[first, first], zero, first)
 
     def sources(self, chain: Chain) -> tuple[Tensor, Tensor]:
         """Flat position (patch·R + slot) of the byte whose output predicts each target, and whether there is none.
@@ -49,7 +49,8 @@ class Targets:
 class Chain:
     """M patches: ids (M, R), loss weights (M, R) and the patch before each, -1 at the start of a sequence (M,).
 
-    copies (M, R): in how many of the separate sequences that a tree stands for a byte has a weight.
+    copies (M, R): in how many of the separate sequences that a tree stands for a byte has a weight, as integers.
+    Weights are in float32 at least: a mask of any type may be given, and its values count as they are.
     """
 
     ids: Tensor
@@ -58,8 +59,8 @@ class Chain:
     copies: Tensor
 
     def targets(self, pad_id: int | None) -> Targets:
-        """The bytes whose weight is not zero; the pad id never counts."""
-        weighted = self.weights != 0
+        """The bytes that have a weight; the pad id never counts."""
+        weighted = self.copies != 0
         if pad_id is not None:
             weighted &= self.ids != pad_id
         patches, slots = torch.nonzero(weighted, as_tuple=True)
@@ -72,8 +73,8 @@ def chains(ids: Tensor, weights: Tensor) -> Chain:
     B, P, R = ids.shape
     previous = torch.arange(B * P, device=ids.device).view(B, P) - 1
     previous[:, 0] = -1
-    flat = weights.reshape(-1, R)
-    return Chain(ids.reshape(-1, R), flat, previous.flatten(), torch.ones_like(flat))
+    flat = _wide(weights).reshape(-1, R)
+    return Chain(ids.reshape(-1, R), flat, previous.flatten(), (flat != 0).long())
 
 
 def shared_chains(prefix: Tensor, suffixes: Tensor, weights: Tensor, prefix_weights: Tensor | None) -> Chain:
@@ -90,14 +91,19 @@ def shared_chains(prefix: Tensor, suffixes: Tensor, weights: Tensor, prefix_weig
     tips = B * P + torch.arange(B * K * S, device=prefix.device).view(B, K, S) - 1
     tips[:, :, 0] = last
     if prefix_weights is None:
-        trunk_weights = trunk_copies = weights.new_zeros(B * P, R)
+        trunk_weights = _wide(weights).new_zeros(B * P, R)
+        trunk_copies = torch.zeros_like(trunk_weights, dtype=torch.long)
     else:
-        trunk_weights = prefix_weights.sum(1).reshape(B * P, R)
-        trunk_copies = (prefix_weights != 0).sum(1).reshape(B * P, R).to(weights.dtype)
-    tip_weights = weights.reshape(-1, R)
+        trunk_weights = _wide(prefix_weights).sum(1).reshape(B * P, R)
+        trunk_copies = (prefix_weights != 0).sum(1).reshape(B * P, R)
+    tip_weights = _wide(weights).reshape(-1, R)
     return Chain(
         torch.cat((prefix.reshape(-1, R), suffixes.reshape(-1, R))),
-        torch.cat((trunk_weights, tip_weights.to(trunk_weights.dtype))),
+        torch.cat((trunk_weights, tip_weights)),
         torch.cat((trunk.flatten(), tips.flatten())),
-        torch.cat((trunk_copies, torch.ones_like(tip_weights))),
+        torch.cat((trunk_copies, (tip_weights != 0).long())),
     )
+
+
+def _wide(weights: Tensor) -> Tensor:
+    return weights.to(torch.promote_types(weights.dtype, torch.float32))

@@ -9,7 +9,7 @@ Shapes: B rows, S positions, D width, H heads, E channels of a head, n = B·K ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.block import StageBlock, group_rows
-from mblm.model.embedding import rotary_angles, rotary_frequencies
+from mblm.model.embedding import remade_frequencies, rotary_angles, rotary_frequencies
 from mblm.model.fused import added_linear, gained_linear, rotary_heads, shift_norm, turn, unit_norm
 from mblm.model.short import is_short
 
@@ -80,7 +80,13 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
+        self.head_dim = head_dim
         self.register_buffer("inv_freq", rotary_frequencies(head_dim))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Rotary:
+        super()._apply(fn, recurse)
+        self.inv_freq = remade_frequencies(self.head_dim, self.inv_freq)
+        return self
 
     def forward(self, positions: Tensor) -> Tensor:
         """Cosine and sine of each angle, positions.shape + (1, 1, E/2, 2), for `rotary_heads`."""
@@ -104,10 +110,21 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
         self.to_kv = nn.Linear(dim, 2 * heads * head_dim, bias=False)
         self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
-        order = torch.arange(3 * heads * head_dim).view(3, heads, head_dim)
-        if rotary:
+        self.head_dim, self.rotary = head_dim, rotary
+        self.register_buffer("order", self._order(), persistent=False)
+
+    def _order(self) -> Tensor:
+        """Rows of the fused projection, those of queries and keys so that pairs are neighbours: (3·H·E,)."""
+        order = torch.arange(3 * self.heads * self.head_dim).view(3, self.heads, self.head_dim)
+        if self.rotary:
             order[:2] = order[:2].unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-        self.register_buffer("order", order.flatten(), persistent=False)
+        return order.flatten()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Attention:
+        super()._apply(fn, recurse)
+        if not self.order.is_meta:  # it may have been, and is in no checkpoint
+            self.order = self._order().to(self.order.device)
+        return self
 
     def project(self, x: Tensor, turns: Tensor | None, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Shift and normalise (n, S, D), then queries, keys and values, each (n, S, H, E), positions applied."""
@@ -143,12 +160,12 @@ class FeedForward(nn.Sequential):
         super().__init__(RMSNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
 
     def added(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """x + the whole of it on the shifted (n, S, D), the norm's gain taken into the first weight."""
+        """x + the whole of it on the shifted (n, S, D)."""
         norm, widen, gelu, dropout, narrow = self
         assert isinstance(norm, RMSNorm)
         assert isinstance(widen, nn.Linear)
         assert isinstance(narrow, nn.Linear)
-        hidden = gained_linear(shift_norm(x, before), norm.g, [widen.weight], widen.bias)
+        hidden = gained_linear(shift_norm(x, before), norm.g, widen.weight, widen.bias)
         return added_linear(x, dropout(gelu(hidden)), narrow)
 
 
@@ -182,11 +199,13 @@ class TransformerState:
 
     def select(self, width: int, parents: Tensor) -> TransformerState:
         """Rows in groups of `width` continue as `parents` of their group; segments shared by a group stay shared."""
-        groups = self.positions.shape[0] // width
-        rows = group_rows(groups * width, width, parents)
+        n = self.positions.shape[0]
+        groups = n // width
+        rows = group_rows(n, width, parents)
         layers = tuple(
             LayerState(
-                tuple(s if s.rows <= groups else s.select(rows) for s in layer.segments),
+                # A segment's row serves n / its rows neighbours.
+                tuple(s if s.rows <= groups else s.select(rows // (n // s.rows)) for s in layer.segments),
                 layer.attention_input[rows],
                 layer.feed_forward_input[rows],
             )
@@ -242,7 +261,7 @@ class TransformerStage(nn.Module):
 
     def __init__(self, model_dim: int, num_layers: int, block: TransformerBlock) -> None:
         super().__init__()
-        self.dropout = block.attn_dropout
+        self.dropout = max(block.attn_dropout, block.ff_dropout)
         self.rotary_emb = Rotary(block.attn_head_dims) if block.attn_use_rot_embs else None
         self.layers = nn.ModuleList(TransformerLayer(model_dim, block) for _ in range(num_layers))
         self.norm = RMSNorm(model_dim)

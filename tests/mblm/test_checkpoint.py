@@ -22,7 +22,7 @@ from mblm.checkpoint import CheckpointError, from_pretrained, save_pretrained
 from mblm.model.config import MBLMEncoderModelConfig
 from mblm.model.encoder import MBLMEncoder
 from tests.mblm.checkpoints import IDS, State, assert_same_state, logits, one_line
-from tests.mblm.reference import build
+from tests.mblm.reference import build, stages
 
 MAMBA = {"d_state": 4, "d_conv": 2, "expand": 2, "headdim": 4}
 
@@ -305,3 +305,36 @@ def test_a_missing_hub_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(CheckpointError, match=re.escape("pip install 'vqa-bench[hub]'")) as error:
         from_pretrained("owner/name")
     one_line(error)
+
+
+def test_compiled_stages_are_saved_as_the_stages(tmp_path: Path) -> None:
+    model = build([5, 4], block=stages("ST"))
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    model.stage_models[0] = torch.compile(model.stage_models[0], backend="eager")
+    assert model.kernels() == ["torch", None]
+    save_pretrained(model, tmp_path)
+    loaded = from_pretrained(tmp_path).state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_a_block_is_loaded_as_the_class_that_its_type_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_registry, "_blocks", list(block_registry._blocks))
+
+    class First(StageBlock):
+        block_type: str = "first"
+
+        def to_model(self, model_dim: int, num_layers: int) -> nn.Module:
+            return nn.Identity()
+
+    class Second(First):
+        block_type: str = "second"
+
+        def to_model(self, model_dim: int, num_layers: int) -> nn.Module:
+            return nn.Tanh()
+
+    block_registry.register(First)
+    block_registry.register(Second)
+    model = build([5, 4], block=[Second(), First()])
+    save_pretrained(model, tmp_path)
+    assert [type(stage) for stage in from_pretrained(tmp_path).stage_models] == [nn.Tanh, nn.Identity]

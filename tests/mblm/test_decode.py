@@ -76,6 +76,26 @@ def test_selected_rows_continue_their_parents(seq_lens: list[int], variant: dict
         torch.testing.assert_close(logits, next_logits(model, rows))
 
 
+@pytest.mark.parametrize("letters", ["TT", "ST"])
+@torch.no_grad()
+def test_any_rows_of_branches_of_branches_go_on(letters: str) -> None:
+    """Rows kept from several prefixes, and branches of branches, each with its own past."""
+    model = build([20, 4], block=stages(letters))
+    prefix, one, two = random_ids(2, 8), random_ids(2, 2, 8, seed=2), random_ids(4, 2, 4, seed=3)
+    state = branch(model, branch(model, read_prefix(model, prefix), one), two)
+    rows = [torch.cat((prefix[r // 4], one[r // 4, r // 2 % 2], two[r // 2, r % 2])) for r in range(8)]
+    for keep in ([1], [0, 3, 6], [7, 2]):
+        kept, ids = state.keep(torch.tensor(keep)), torch.stack([rows[r] for r in keep])
+        for t in range(6):
+            more = random_ids(len(keep), seed=t)
+            ids = torch.cat((ids, more[:, None]), dim=1)
+            logits, kept = step(model, kept, more)
+            torch.testing.assert_close(logits, next_logits(model, ids))
+    if letters == "TT":
+        with pytest.raises(ValueError, match="at most 80 bytes"):
+            branch(model, state, random_ids(8, 1, 80))
+
+
 @pytest.mark.parametrize("letters", ["T", "S"])
 def test_states_stay_what_they_were(letters: str) -> None:
     """Many continuations of one state, in any order and mode, none of which another one sees."""

@@ -178,13 +178,21 @@ def test_streams_and_bad_arguments() -> None:
     with pytest.raises(ValueError, match="filter_thres alone or top_k and top_p"):
         model.generate(torch.tensor([1]), filter_thres=0.5, top_k=3)
     for arguments, message in (
-        ({"temperature": 0.0}, "temperature: expected a number above 0, got 0.0"),
+        ({"temperature": 0.0, "top_p": 0.5}, "temperature: expected a number above 0, got 0.0"),
         ({"top_k": 0}, "top_k: expected at least 1, got 0"),
         ({"top_p": 1.5}, "top_p: expected more than 0 and at most 1, got 1.5"),
         ({"filter_thres": 2.0}, "filter_thres: expected 0 to 1, got 2.0"),
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(torch.tensor([1]), num_tokens_to_generate=1, **arguments)
+
+
+def test_generation_knows_no_dropout() -> None:
+    model = build([16, 4], ff_dropout=0.5, attn_dropout=0.5)
+    expected = model.generate(random_ids(5), num_tokens_to_generate=9)
+    model.train()
+    assert torch.equal(model.generate(random_ids(5), num_tokens_to_generate=9), expected)
+    assert model.training
 
 
 def test_drawing_is_repeatable_and_moves_no_other_generator() -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mblm import MBLM, MBLMModelConfig, MBLMReturnType
 from mblm.decode import read_prefix
-from mblm.model import short
+from mblm.model import hierarchy, later, short
 from tests.mblm.reference import (
     assert_same_gradients,
     build,
@@ -140,6 +141,7 @@ def test_many_sequences_share_the_reading_of_their_start(
     monkeypatch: pytest.MonkeyPatch, seq_lens: list[int], letters: str, where: list[int]
 ) -> None:
     monkeypatch.setattr(short, "MANY", 1)
+    monkeypatch.setattr(later, "GROUP_PAYS_FROM", 0)  # and sequences are grouped by what they need
     model, ids = build(seq_lens, block=stages(letters)), random_ids(2, 11)
     weights = torch.zeros(2, 11, dtype=torch.float64)
     weights[:, where] = 1
@@ -152,14 +154,20 @@ def test_many_sequences_share_the_reading_of_their_start(
 @pytest.mark.parametrize("letters", ["TTT", "STT", "SSS"])
 @pytest.mark.parametrize("chunks", [[2, 5], [100, 1], [1, 100]], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-def test_checkpoint_chunks_change_nothing(letters: str, chunks: list[int], masked: bool) -> None:
+def test_checkpoint_chunks_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, letters: str, chunks: list[int], masked: bool
+) -> None:
     model = build([3, 2, 4], train_checkpoint_chunks=chunks, block=stages(letters))
     ids, mask = random_ids(2, 22), None
     if masked:
         mask = torch.zeros(2, 22, dtype=torch.float64)
         mask[0, [3, 8]], mask[1, 15:18] = 1, 0.5
     expected = gradients(model.eval(), model(ids, loss_mask=mask))
+    recomputed = []
+    monkeypatch.setattr(hierarchy, "checkpoint", lambda *a, **k: recomputed.append(a[1:]) or checkpoint(*a, **k))
     assert_same_gradients(gradients(model.train(), model(ids, loss_mask=mask)), expected)
+    assert len(recomputed) >= 2
+    assert recomputed[0][0] == 0
     logits = model(ids, MBLMReturnType.LOGITS)
     torch.testing.assert_close(logits, model.eval()(ids, MBLMReturnType.LOGITS))
 
@@ -214,6 +222,55 @@ def test_masks_of_any_type(kind: torch.dtype) -> None:
     torch.testing.assert_close(model(ids, MBLMReturnType.LOSS_LOGITS, mask.to(kind))[0], expected)
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.float16, torch.bfloat16], ids=str)
+def test_masks_of_any_type_over_a_shared_prefix(kind: torch.dtype) -> None:
+    """An integer mask of the prefix leaves the suffixes' fractions as they are, and every copy counts."""
+    model, prefix, suffixes = build([9, 4]), random_ids(2, 8), random_ids(2, 3, 7, seed=2)
+    weights = torch.full((2, 3, 7), 0.5)
+    prefix_weights = torch.zeros(2, 3, 8)
+    prefix_weights[:, :2, 3:] = 1
+    whole = torch.cat((prefix[:, None].expand(2, 3, 8), suffixes), dim=2).flatten(0, 1)
+    expected = plain_loss_sum(model, whole, torch.cat((prefix_weights, weights), dim=2).flatten(0, 1).double())
+    sums = model.shared_loss_sums(prefix, suffixes, weights, prefix_weights.to(kind))
+    torch.testing.assert_close(sums.total, expected)
+    assert sums.targets == 2 * 3 * 7 + 2 * 2 * 5
+    hole = prefix_weights.to(kind)
+    assert model.shared_loss_sums(prefix, suffixes, (weights * 2).to(kind), hole).targets == sums.targets
+
+
+def test_a_half_precision_mask_counts_every_byte() -> None:
+    model, ids = build([1000, 4], dtype=torch.float32), random_ids(1, 3999)
+    for kind in (torch.bfloat16, torch.float16):
+        assert model.loss_sums(ids, torch.ones(1, 3999, dtype=kind)).targets == 3999
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_ids_of_any_integer_type(kind: torch.dtype) -> None:
+    model, ids = build([5, 4]), random_ids(2, 18)
+    torch.testing.assert_close(model(ids.to(kind)), model(ids))
+    torch.testing.assert_close(model(ids.to(kind), MBLMReturnType.LOGITS), model(ids, MBLMReturnType.LOGITS))
+    assert torch.equal(
+        model.generate(ids[0, :6].to(kind), num_tokens_to_generate=3).long(), model.generate(ids[0, :6])[:9]
+    )
+    with pytest.raises(ValueError, match=r"ids of an integer type, got torch\.float32"):
+        model(ids.float())
+
+
+@pytest.mark.parametrize("kind", ["rope", "fixed"])
+def test_frequencies_survive_half_precision_and_the_meta_device(kind: str) -> None:
+    model, ids = build([50, 4], pos_emb_type=kind), random_ids(1, 199)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = model(ids)
+    rounded = model.bfloat16().double()
+    rounded.load_state_dict({n: v for n, v in weights.items() if "inv_freq" not in n}, strict=False)
+    torch.testing.assert_close(rounded(ids), expected)
+    with torch.device("meta"):
+        empty = MBLM(model.config)
+    empty.to_empty(device="cpu")
+    empty.double().load_state_dict(weights)
+    torch.testing.assert_close(empty.eval()(ids), expected)
+
+
 def test_bad_input_says_what_was_expected() -> None:
     model = build([5, 4])
     with pytest.raises(ValueError, match=r"expected ids of shape \(B, L\) or \(B, P, 4\), got \(2, 3, 5\)"):
@@ -227,6 +284,11 @@ def test_bad_input_says_what_was_expected() -> None:
         model.shared_loss_sums(torch.full((1, 4), 40), random_ids(1, 2, 4), torch.ones(1, 2, 4))
     with pytest.raises(ValueError, match=r"loss mask of the ids' shape \(1, 8\), got \(1, 7\)"):
         model(random_ids(1, 8), loss_mask=torch.ones(1, 7))
+    with pytest.raises(ValueError, match="'hidden' is not a valid MBLMReturnType"):
+        model(random_ids(1, 8), "hidden")
+    for suffixes, weights in ((random_ids(1, 2, 0), torch.ones(1, 2, 0)), (random_ids(1, 2, 4), torch.ones(1, 2, 3))):
+        with pytest.raises(ValueError, match="suffixes and their weights of one shape"):
+            model.shared_loss_sums(random_ids(1, 4), suffixes, weights)
     with pytest.raises(ValueError, match="multiple of 4 bytes, got 6"):
         model.shared_loss_sums(random_ids(1, 6), random_ids(1, 2, 4), torch.ones(1, 2, 4))
 

@@ -53,6 +53,26 @@ def specification(
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A two-stage model that is timed: the comparison's own by default."""
+
+    widths: Widths = PEER
+    seq_lens: tuple[int, int] = (1024, 8)
+    hidden_dims: tuple[int, int] = (256, 256)
+    num_layers: tuple[int, int] = (5, 4)
+
+    def specification(self, family: str) -> dict[str, Any]:
+        """Its configuration with the stages of `family`."""
+        return specification(
+            family,
+            self.widths,
+            seq_lens=self.seq_lens,
+            hidden_dims=self.hidden_dims,
+            num_layers=self.num_layers,
+        )
+
+
 def _block(kind: str, widths: Widths) -> dict[str, Any]:
     if kind == "S":
         return {

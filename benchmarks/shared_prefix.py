@@ -30,7 +30,7 @@ from benchmarks.common import (
     say,
     speedup,
 )
-from benchmarks.shapes import PEER, TOY, Widths, specification
+from benchmarks.shapes import TOY, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,14 +43,11 @@ WEIGHTED = 4  # last bytes of a question with its answer that have a weight
 TOLERANCE = 1e-4  # of losses and gradient norms, relative, in float32
 
 
-@dataclass(frozen=True)
-class Sizes:
+@dataclass(frozen=True, kw_only=True)
+class Sizes(Shape):
     """Shapes of the model, and lengths in bytes."""
 
-    widths: Widths = PEER
     seq_lens: tuple[int, int] = (1200, 8)
-    hidden_dims: tuple[int, int] = (256, 256)
-    num_layers: tuple[int, int] = (5, 4)
     prefix: int = 8192
     questions: int = 10
     suffix: int = 100
@@ -77,14 +74,7 @@ class Steps:
         from benchmarks.peer.worker import build_model
 
         torch.set_num_threads(threads)
-        shape = specification(
-            family,
-            sizes.widths,
-            seq_lens=sizes.seq_lens,
-            hidden_dims=sizes.hidden_dims,
-            num_layers=sizes.num_layers,
-        )
-        self.model: MBLM = build_model(shape, seed=0).train()
+        self.model: MBLM = build_model(sizes.specification(family), seed=0).train()
         self.prefix = torch.randint(256, (1, sizes.prefix))
         self.suffixes = torch.randint(256, (1, sizes.questions, sizes.suffix))
         self.weights = torch.zeros(1, sizes.questions, sizes.suffix)

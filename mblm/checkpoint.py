@@ -54,20 +54,26 @@ def save_pretrained(model: MBLM | MBLMEncoder, folder: str | Path) -> None:
     wrapped model (its names and class would be the wrapper's) and for a path that is a file.
     """
     folder = Path(folder)
-    name = next((base.__name__ for base in type(model).__mro__ if base in (MBLM, MBLMEncoder)), None)
+    name = next((base.__name__ for base in type(model).__mro__ if base.__name__ in ARCHITECTURES), None)
     if name is None:
         kind = type(model).__name__
         raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {kind}: pass the model it wraps")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: expected a folder to write to, got the file {folder}: choose another name")
+    state = {_uncompiled(name): tensor for name, tensor in model.state_dict().items()}
+    sharded = [name for name, tensor in state.items() if hasattr(tensor, "full_tensor")]
+    if sharded:
+        raise ValueError(
+            f"model: expected whole tensors, got {sharded[0]} and {len(sharded) - 1} more that are shared out over "
+            f"processes: load their gathered state dict into a model of the same configuration and save that"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"architecture": name, **model.config.model_dump(mode="json")}
     text = (json.dumps(settings, indent=2) + "\n").encode()
     weights, config = folder / WEIGHTS, folder / CONFIG
     new_weights, new_config = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
     try:
-        tensors = {name.replace("._orig_mod", ""): tensor for name, tensor in model.state_dict().items()}
-        save_file(_separate(tensors), new_weights, metadata={"format": "pt"})
+        save_file(_separate(state), new_weights, metadata={"format": "pt"})
         new_config.write_bytes(text)
         # Both files are whole by now. Two renames are not one step, so an old configuration that says something else
         # goes first: between the steps the folder then has no configuration, and is refused, rather than a wrong one.
@@ -122,6 +128,11 @@ def from_pretrained(
     model.eval()
     model.to(device)
     return model
+
+
+def _uncompiled(name: str) -> str:
+    """A tensor's name without what torch.compile puts in."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -227,8 +238,7 @@ def load_reference(
 
 def reference_name(name: str) -> str:
     """Our name of a tensor of the reference: without DDP's and torch.compile's prefixes, in the naming since 0.4.1."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    name = ".".join(parts[1:] if parts[:1] == ["module"] else parts)
+    name = _uncompiled(name).removeprefix("module.")
     old = OLD_EMBEDDING.fullmatch(name)
     return f"{old[1]}.{OLD_INDICES[old[2]]}.{old[3]}" if old else name
 

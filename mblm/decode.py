@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mblm.model.block import StageState, group_rows, incremental
 from mblm.model.mblm import MBLM
+from mblm.model.precision import wide
 from mblm.model.targets import chains
 
 
@@ -196,7 +197,7 @@ def score_continuations(
     unasked = torch.arange(m, device=candidates.device) >= lengths[:, None]
     candidates = model.checked_ids(candidates.masked_fill(unasked, model.pad_token_id))
     output = state.later[-1].output if state.later else state.context
-    scores = _wide(model.to_logits(output)).log_softmax(-1)[:, candidates[:, 0]]
+    scores = wide(model.to_logits(output)).log_softmax(-1)[:, candidates[:, 0]]
     if state.patch.shape[1] == model.patch_bytes[0]:
         state = _complete_patch(model, state)
     k = state.patch.shape[1]
@@ -268,8 +269,3 @@ def _whole_patches(model: MBLM, ids: Tensor) -> Tensor:
             f"expected whole patches: a multiple of {R} bytes, got {ids.shape[1]}; pad with id {model.pad_token_id}"
         )
     return model.checked_ids(ids).unflatten(1, (-1, R))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """In float32 at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

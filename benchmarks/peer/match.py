@@ -12,7 +12,6 @@ from typing import Any
 from benchmarks.common import Samples, alternate, say
 from benchmarks.peer.client import Side
 from benchmarks.peer.sizes import Sizes
-from benchmarks.shapes import specification
 
 TOLERANCE = 1e-4  # between two float32 implementations of one arithmetic, in nats or logits
 SEED = 0
@@ -87,13 +86,7 @@ def start_match(
 
     Only the reference's transformer stages have our weights: without a GPU its S is Mamba-1.
     """
-    shape = specification(
-        family,
-        sizes.widths,
-        seq_lens=sizes.seq_lens,
-        hidden_dims=sizes.hidden_dims,
-        num_layers=sizes.num_layers,
-    )
+    shape = sizes.specification(family)
     exact = "S" not in family.split("/")
     weights = str(folder / "weights.pth") if exact else None
     built = {

@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks.shapes import PEER, TOY, Widths
+from benchmarks.shapes import TOY, Shape
 
 WEIGHTED = 4  # last bytes of a sequence that the answer-only loss weighs
 
 
-@dataclass(frozen=True)
-class Sizes:
+@dataclass(frozen=True, kw_only=True)
+class Sizes(Shape):
     """Shapes of the models, and lengths in bytes."""
 
-    widths: Widths = PEER
-    seq_lens: tuple[int, int] = (1024, 8)
-    hidden_dims: tuple[int, int] = (256, 256)
-    num_layers: tuple[int, int] = (5, 4)
     batch: int = 2
     prompt: int = 4096
     generated: int = 256

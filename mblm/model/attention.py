@@ -98,7 +98,7 @@ class Segment:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Plain causal attention, (n, S, H, E) each → (n, S, H, E), at scale E^-1/2."""
     S = q.shape[1]
-    if torch.is_grad_enabled() and q.requires_grad and not torch.compiler.is_compiling() and is_short(q, dropout):
+    if torch.is_grad_enabled() and q.requires_grad and is_short(q, dropout):
         return attend_short(q, k, v)
     if S <= SHORT and _rounds_products(q):
         return _dense(q, k, v, _future(S, q.device), dropout)

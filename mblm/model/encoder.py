@@ -147,11 +147,7 @@ class MBLMEncoder(Hierarchy):
         return LossSums((losses if weights is None else losses * weights[counted]).sum(), counted.sum())
 
     def _check_input(self, ids: Tensor, **others: Tensor | None) -> None:
-        nested = tuple(self.seq_lens[1:])
-        if ids.ndim != 2 and (ids.ndim != self.num_stages + 1 or tuple(ids.shape[2:]) != nested):
-            raise ValueError(
-                f"expected ids of shape (B, L) or (B, P, {', '.join(map(str, nested))}), got {tuple(ids.shape)}"
-            )
+        self.check_nesting(ids)
         if ids.numel() == 0:
             raise ValueError(f"expected at least one byte to read, got ids of shape {tuple(ids.shape)}")
         for name, tensor in others.items():

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mblm.model.config import MBLMModelConfig
 from mblm.model.embedding import ByteEmbedding, FixedPositions, PatchEmbedding, positions
+from mblm.model.precision import wide
 
 
 class LossSums(NamedTuple):
@@ -102,9 +103,7 @@ class Hierarchy(nn.Module):
 
     def head_losses(self, hidden: Float[Tensor, "t d"], ids: Int[Tensor, " t"]) -> Float[Tensor, " t"]:
         """Cross-entropy in nats of the ids that local outputs are to predict, in float32 at least."""
-        logits = self.to_logits(hidden)
-        kind = torch.promote_types(logits.dtype, torch.float32)
-        return F.cross_entropy(logits.to(kind), ids, reduction="none")
+        return F.cross_entropy(wide(self.to_logits(hidden)), ids, reduction="none")
 
     def check_context(self, patches: int) -> None:
         """ValueError for more patches than fixed positions of the first stage hold."""
@@ -114,6 +113,14 @@ class Hierarchy(nn.Module):
             raise ValueError(
                 f"expected at most {limit * R} bytes ({limit} patches of {R}), the first stage's fixed positions; "
                 f"got {patches} patches: shorten the input or configure a longer context"
+            )
+
+    def check_nesting(self, ids: Tensor) -> None:
+        """ValueError unless ids are (B, L), or nested as (B, P_1', P_2, …, P_N)."""
+        nested = tuple(self.seq_lens[1:])
+        if ids.ndim != 2 and (ids.ndim != self.num_stages + 1 or tuple(ids.shape[2:]) != nested):
+            raise ValueError(
+                f"expected ids of shape (B, L) or (B, P, {', '.join(map(str, nested))}), got {tuple(ids.shape)}"
             )
 
     def checked_ids(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

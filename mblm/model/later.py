@@ -26,13 +26,13 @@ from mblm.model.transformer import TransformerStage
 GROUP_PAYS_FROM = 2**24
 
 
-def with_start(start: Tensor, tokens: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:
-    """A stage's start vector before its inputs: (n, S, D) → (n, 1+S, D)."""
-    return torch.cat((start.to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens), dim=1)
-
-
 class LaterStages(Hierarchy):
     """The part of the causal model below its first stage."""
+
+    def with_start(self, stage: int, tokens: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:
+        """The stage's start vector before its inputs: (n, S, D) → (n, 1+S, D)."""
+        start = self.start_tokens[stage].to(tokens.dtype).expand(tokens.shape[0], 1, -1)
+        return torch.cat((start, tokens), dim=1)
 
     def run_sequences(
         self, stage: int, contexts: Float[Tensor, "n d"], ids: Int[Tensor, "n s r"], count: int
@@ -42,11 +42,11 @@ class LaterStages(Hierarchy):
         All sequences begin with the same vector, so where a stage can go on from a shared prefix it is read once.
         """
         tokens = self.embed(stage, ids[:, :count]) + self.condition(stage, contexts, count)
-        model, start = self.stage_models[stage], self.start_tokens[stage]
+        model = self.stage_models[stage]
         if not self.same_calls and isinstance(model, TransformerStage) and model.shares_start(tokens):
-            first, state = model.prefix(start.to(tokens.dtype).view(1, 1, -1))
+            first, state = model.prefix(self.with_start(stage, tokens[:1, :0]))
             return first[:, 0], model.branch(tokens[None], state)[0][0]
-        outputs = cast(Tensor, model(with_start(start, tokens)))
+        outputs = cast(Tensor, model(self.with_start(stage, tokens)))
         return outputs[:, 0], outputs[:, 1:]
 
     def leaf_contexts(
@@ -106,8 +106,8 @@ class LaterStages(Hierarchy):
         # The local stage is causal: what comes after the last slot that predicts anything in a sequence need not be
         # read. So sequences are run in the order of what they need, those of about the same need together.
         need = torch.zeros_like(leaves).scatter_reduce_(0, where, slots, "amax")
-        histogram = torch.bincount(need, minlength=1).tolist()
         by_need = torch.argsort(need, stable=True)
+        needs = need[by_need].tolist()
         place = torch.argsort(by_need)[where]  # of each target's sequence in that order
         leaf_contexts = self.leaf_contexts(contexts, chain.ids, leaves).index_select(0, by_need)
         leaf_ids = chain.ids.reshape(-1, P, 1)[leaves[by_need]]
@@ -116,7 +116,7 @@ class LaterStages(Hierarchy):
 
         def run(start: int, stop: int) -> Tensor:
             asked = order[ends[start] : ends[stop]]
-            count = need_of_row(histogram, stop - 1)
+            count = needs[stop - 1]
             first, rest = self.run_sequences(last, leaf_contexts[start:stop], leaf_ids[start:stop], count)
             row, slot = place[asked] - start, slots[asked]
             rows = torch.where(slot == 0, row % len(first), len(first) + row * count + slot - 1)
@@ -124,24 +124,16 @@ class LaterStages(Hierarchy):
             return self.head_losses(hidden, targets.ids[asked])
 
         least_gain = GROUP_PAYS_FROM // self.hierarchy.hidden_dims[-1] ** 2
-        bounds = None if self.same_calls else bounds_by_need(histogram, least_gain)
+        bounds = None if self.same_calls else bounds_by_need(torch.bincount(need).tolist(), least_gain)
         losses = torch.cat(self.in_chunks(last, len(leaves), run, bounds))
         return losses.index_select(0, torch.argsort(order))
-
-
-def need_of_row(histogram: list[int], row: int) -> int:
-    """What row `row` needs, rows being sorted by need: `histogram[k]` of them need k positions."""
-    for need, rows in enumerate(histogram):
-        row -= rows
-        if row < 0:
-            return need
-    raise IndexError("expected a row of the histogram")
 
 
 def bounds_by_need(histogram: list[int], least_gain: int) -> list[int]:
     """Where to cut rows sorted by need into groups that each read what their last row needs: 0, …, rows.
 
-    A cut is made where it saves the most positions, and at least `least_gain` of them; then again on either side.
+    `histogram[k]` of the rows need k positions. A cut is made where it saves the most positions, and at least
+    `least_gain` of them; then again on either side.
     """
     cut, saved, below = 0, 0, 0
     longest = len(histogram) - 1

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mblm.model.block import StageBlock, group_rows
 from mblm.model.fused import causal_conv, gained_linear, gated_norm, unit_norm
 from mblm.model.kernels import Kernel, fused_ssd, resolve_kernel
+from mblm.model.precision import wide
 from mblm.model.ssd import ssd, ssd_step
 
 EPS = 1e-5
@@ -162,11 +163,11 @@ class Mamba2Mixer(nn.Module):
     @property
     def _decay(self) -> Tensor:
         """A = -exp(A_log), (H,)."""
-        return -_wide(self.A_log).exp()
+        return -wide(self.A_log).exp()
 
     def _steps(self, dt: Tensor) -> Tensor:
         """dt = softplus(raw + bias), in float32 at least."""
-        return F.softplus(_wide(dt) + self.dt_bias)
+        return F.softplus(wide(dt) + self.dt_bias)
 
 
 class MambaLayer(nn.Module):
@@ -261,7 +262,3 @@ def _last_taps(mixed: Tensor, count: int, lead: int, lengths: Tensor | None) -> 
         return mixed[:, mixed.shape[1] - count :]
     rows = torch.arange(mixed.shape[0], device=mixed.device)[:, None]
     return mixed[rows, lengths[:, None] + torch.arange(count, device=mixed.device)]
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -22,7 +22,7 @@ from torch import Tensor
 from mblm.model.block import incremental
 from mblm.model.config import MBLMModelConfig, MBLMReturnType
 from mblm.model.hierarchy import LossSums
-from mblm.model.later import LaterStages, with_start
+from mblm.model.later import LaterStages
 from mblm.model.mamba import MambaStage
 from mblm.model.targets import Chain, Targets, chains, shared_chains
 
@@ -38,10 +38,6 @@ class MBLM(LaterStages):
         self.config = cfg
 
     # -- the first stage: what conditions every patch ---------------------------------------------------------------
-
-    def with_start(self, stage: int, tokens: Float[Tensor, "b s d"]) -> Float[Tensor, "b t d"]:
-        """The stage's start vector before the inputs: (B, S, D) → (B, 1+S, D)."""
-        return with_start(self.start_tokens[stage], tokens)
 
     def contexts(self, patches: Int[Tensor, "b p r"]) -> Float[Tensor, "b p d"]:
         """The first stage's output that conditions each patch; it has seen the completed patches before only."""
@@ -167,11 +163,7 @@ class MBLM(LaterStages):
         return cast(Tensor, self.to_logits(outputs))
 
     def _flat(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        nested = (*self.config.seq_lens[1:],)
-        if ids.ndim != 2 and (ids.ndim != self.num_stages + 1 or tuple(ids.shape[2:]) != nested):
-            raise ValueError(
-                f"expected ids of shape (B, L) or (B, P, {', '.join(map(str, nested))}), got {tuple(ids.shape)}"
-            )
+        self.check_nesting(ids)
         if mask is not None and mask.shape != ids.shape:
             raise ValueError(f"expected a loss mask of the ids' shape {tuple(ids.shape)}, got {tuple(mask.shape)}")
         return ids.flatten(1), None if mask is None else mask.flatten(1)

@@ -67,7 +67,9 @@ class _AttendShort(Function):
 
 
 def is_short(q: Tensor, dropout: float) -> bool:
-    """Whether `attend_short` is the quicker way, and exact in this type."""
+    """Whether `attend_short` is the quicker way, and exact in this type; a compiler has ways of its own."""
+    if torch.compiler.is_compiling():
+        return False
     fits = len(q) >= MANY and q.shape[1] <= LONGEST and dropout == 0
     return fits and q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
 

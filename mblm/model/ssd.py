@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mblm.model.precision import wide_type
+
 CHUNK = 64
 # Chunks are worked on together while their (h, q, q) weights have at most so many entries: bounds memory, not results.
 SPAN = 2**24
@@ -206,7 +208,7 @@ def ssd(
     A position with dt = 0 leaves the state as it is. Computed in float32, or float64 where x is; y has x's type.
     """
     b, length, h, p = x.shape
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    kind = wide_type(x.dtype)
     q = min(chunk, length)
     pad = -length % q
     tensors = [t.to(kind) for t in (x, dt, A, B, C, D)]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mblm.model.precision import wide
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -73,7 +75,7 @@ def chains(ids: Tensor, weights: Tensor) -> Chain:
     B, P, R = ids.shape
     previous = torch.arange(B * P, device=ids.device).view(B, P) - 1
     previous[:, 0] = -1
-    flat = _wide(weights).reshape(-1, R)
+    flat = wide(weights).reshape(-1, R)
     return Chain(ids.reshape(-1, R), flat, previous.flatten(), (flat != 0).long())
 
 
@@ -91,19 +93,15 @@ def shared_chains(prefix: Tensor, suffixes: Tensor, weights: Tensor, prefix_weig
     tips = B * P + torch.arange(B * K * S, device=prefix.device).view(B, K, S) - 1
     tips[:, :, 0] = last
     if prefix_weights is None:
-        trunk_weights = _wide(weights).new_zeros(B * P, R)
+        trunk_weights = wide(weights).new_zeros(B * P, R)
         trunk_copies = torch.zeros_like(trunk_weights, dtype=torch.long)
     else:
-        trunk_weights = _wide(prefix_weights).sum(1).reshape(B * P, R)
+        trunk_weights = wide(prefix_weights).sum(1).reshape(B * P, R)
         trunk_copies = (prefix_weights != 0).sum(1).reshape(B * P, R)
-    tip_weights = _wide(weights).reshape(-1, R)
+    tip_weights = wide(weights).reshape(-1, R)
     return Chain(
         torch.cat((prefix.reshape(-1, R), suffixes.reshape(-1, R))),
         torch.cat((trunk_weights, tip_weights)),
         torch.cat((trunk.flatten(), tips.flatten())),
         torch.cat((trunk_copies, (tip_weights != 0).long())),
     )
-
-
-def _wide(weights: Tensor) -> Tensor:
-    return weights.to(torch.promote_types(weights.dtype, torch.float32))

@@ -306,7 +306,7 @@ class TransformerStage(nn.Module):
         On a GPU one kernel for all positions is quicker; so it is with dropout, which needs weights of its own a row.
         """
         dropout = self.dropout if self.training else 0.0
-        return x.shape[1] > 0 and not torch.compiler.is_compiling() and is_short(x, dropout)
+        return x.shape[1] > 0 and is_short(x, dropout)
 
     def _turns(self, positions: Tensor) -> Tensor | None:
         return None if self.rotary_emb is None else self.rotary_emb(positions)

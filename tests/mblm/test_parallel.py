@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mblm import MBLM, LossSums, MBLMReturnType
+from mblm.checkpoint import save_pretrained
 from mblm.parallel import shard
 from tests.mblm.reference import build, gradients, stages
 from tests.mblm.test_mblm import random_ids
@@ -59,6 +60,8 @@ def _process(rank: int, folder: str, kind: str) -> None:
         else:
             shard(model, mesh=dist.init_device_mesh("cpu", (WORLD,)))
             total = model.loss_sums(ids, weights).total
+            with pytest.raises(ValueError, match="expected whole tensors, got .*gathered state dict"):
+                save_pretrained(model, Path(folder, "sharded"))
             if letters != "T":
                 # The suffixes' share of the same loss, from a prefix that is read once.
                 R = model.patch_bytes[0]

@@ -60,7 +60,7 @@ def _process(rank: int, folder: str, kind: str) -> None:
         else:
             shard(model, mesh=dist.init_device_mesh("cpu", (WORLD,)))
             total = model.loss_sums(ids, weights).total
-            with pytest.raises(ValueError, match="expected whole tensors, got .*gathered state dict"):
+            with pytest.raises(ValueError, match=r"expected whole tensors, got .*gathered state dict"):
                 save_pretrained(model, Path(folder, "sharded"))
             if letters != "T":
                 # The suffixes' share of the same loss, from a prefix that is read once.

@@ -36,7 +36,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vqa_bench.matrix": tuple(
         f"vqa_bench.{part}" for part in ("config", "data", "errors", "models", "progress", "runs", "scoring", "train")
     ),
+    "vqa_bench.doctor": ("mblm", "vqa_bench.data", "vqa_bench.runs"),
     "vqa_bench.cli": ("vqa_bench", "data_scripts"),
+    "vqa_bench.__main__": ("vqa_bench.cli",),
     "vqa_bench": (),
 }
 

@@ -3,16 +3,16 @@
 A `VQAModel` makes its own batches (`collate`), gives the summed loss of one (`forward`) and either log-probabilities
 over the candidates (`log_probs`) or, for byte models, what next-byte decoding needs (`ask`, `step`).
 
-Shapes: B images, K questions of an image (short rows filled up, `present` says where), n = B·K, A candidates,
-L ids of the prefix, M ids of the longest suffix, R bytes in a patch of the first stage.
+Shapes: B images, K questions of an image (short rows filled up, `present` says where), n = B·K, A candidates, R bytes
+in a patch of the first stage.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -27,42 +27,15 @@ from mblm import MBLM, LossSums, MBLMModelConfig, StageBlock, TransformerBlock
 from mblm.decode import DecodeState, branch, read_prefix, step
 from mblm.model.embedding import smooth_init_
 from vqa_bench.config import CellConfig, CNNLSTMConfig, LSTMConfig, MajorityConfig, MBLMConfig
+from vqa_bench.data.collate import Batch, ByteBatch, ByteCollate, places, prefix_weights, suffix_weights
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.loading import Group
+from vqa_bench.data.questions import questions_of
 from vqa_bench.data.sequences import Sequencer, candidates
 from vqa_bench.data.shards import Shard, SplitReader
 from vqa_bench.data.vocab import ANSWERS, PAD, QUESTION_TYPES, VOCAB_SIZE
 
-ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
 MAX_CACHED_BYTES = 1 << 30  # decoded pictures are kept in memory up to this size
-MAX_CACHED_TEXTS = 300_000  # questions whose ids are kept, about 2 KB each
-
-
-@dataclass(frozen=True)
-class Batch:
-    """present (B, K): which places hold a question. rows (B, K): its row in the split. targets (B, K): its answer."""
-
-    present: Tensor
-    rows: Tensor
-    targets: Tensor
-
-    def to(self, device: torch.device) -> Self:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
-
-
-@dataclass(frozen=True)
-class ByteBatch(Batch):
-    """prefix (B, L): the image part, L = 0 where the layout shares none. suffixes (B, K, M) and their loss weights.
-
-    answer_patches (B, K): whole patches of each suffix before its answer, at least 1.
-    """
-
-    prefix: Tensor
-    prefix_weights: Tensor
-    suffixes: Tensor
-    weights: Tensor
-    answer_patches: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,9 +62,10 @@ class VQAModel(nn.Module, ABC):
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
         """What the data decides about the model, for `built`."""
 
+    @property
     @abstractmethod
-    def collate(self, split: SplitReader, groups: Sequence[Group]) -> Batch:
-        """A batch on the CPU."""
+    def collate(self) -> Callable[[SplitReader, Sequence[Group]], Batch]:
+        """Makes a batch on the CPU. It is what a worker process is sent, so weights should not hang on it."""
 
     @abstractmethod
     def forward(self, batch: Any) -> LossSums:
@@ -103,19 +77,6 @@ class VQAModel(nn.Module, ABC):
     @property
     def parameters_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-def _places(split: SplitReader, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """The fields of `Batch`."""
-    K = max(len(group.questions) for group in groups)
-    rows = np.zeros((len(groups), K), np.int64)
-    present = np.zeros((len(groups), K), bool)
-    targets = np.zeros((len(groups), K), np.int64)
-    for b, group in enumerate(groups):
-        count = len(group.questions)
-        rows[b, :count], present[b, :count] = group.questions, True
-        targets[b, :count] = [ANSWER_INDEX[split.answer[row]] for row in group.questions]
-    return {k: torch.from_numpy(v) for k, v in (("present", present), ("rows", rows), ("targets", targets))}
 
 
 class ByteModel(VQAModel):
@@ -134,8 +95,7 @@ class ByteModel(VQAModel):
             cell.sequence, self.mblm.config.patch_size, self.mblm.config.context, built["image_bytes"]
         )
         self.candidates = candidates(cell.sequence.answer)
-        self._texts: dict[int, tuple[np.ndarray, np.ndarray, int]] = {}
-        self._texts_of: SplitReader | None = None
+        self._collate = ByteCollate(self.sequencer)
 
     @classmethod
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
@@ -144,48 +104,16 @@ class ByteModel(VQAModel):
     def check(self, shard: Shard) -> None:
         self.sequencer.image(bytes(max(info.image_bytes.max for info in shard.manifest.splits.values())))
 
-    def collate(self, split: SplitReader, groups: Sequence[Group]) -> ByteBatch:
-        sequencer, places = self.sequencer, _places(split, groups)
-        prefix = np.stack([sequencer.image(split.image_bytes(group.image)) for group in groups])
-        prefix_weights = sequencer.weights(prefix, "image")
-        suffixes, weights, starts = self._suffixes(split, groups, places, prefix)
-        if not sequencer.shares_prefix:
-            prefix, prefix_weights = prefix[:, :0], prefix_weights[:, :0]
-        arrays = (prefix, prefix_weights, suffixes, weights, starts // sequencer.patch_size)
-        return ByteBatch(**places, **dict(zip(_BYTE_FIELDS, map(torch.from_numpy, arrays), strict=True)))
-
-    def _suffixes(
-        self, split: SplitReader, groups: Sequence[Group], places: dict[str, Tensor], images: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids and weights (B, K, M), answers' starts (B, K); a place without a question is one patch of padding."""
-        if self._texts_of is not split:
-            self._texts, self._texts_of = {}, split
-        made = []
-        for group, image in zip(groups, images, strict=True):
-            for row in group.questions.tolist():
-                # Without the image, a question's suffix is the same every epoch.
-                suffix = self._texts.get(row)
-                if suffix is None:
-                    suffix = self.sequencer.suffix(split.question[row], split.answer[row], image)
-                    if self.sequencer.shares_prefix and len(self._texts) < MAX_CACHED_TEXTS:
-                        self._texts[row] = suffix
-                made.append(suffix)
-        present = places["present"].numpy()
-        M = max(len(ids) for ids, _, _ in made)
-        suffixes = np.full((*present.shape, M), PAD, np.int64)
-        weights = np.zeros(suffixes.shape, np.float32)
-        starts = np.full(present.shape, self.sequencer.patch_size, np.int64)
-        for b, k, (ids, weight, start) in zip(*np.nonzero(present), made, strict=True):
-            suffixes[b, k, : len(ids)], weights[b, k, : len(ids)], starts[b, k] = ids, weight, start
-        return suffixes, weights, starts
+    @property
+    def collate(self) -> ByteCollate:
+        return self._collate
 
     def forward(self, batch: ByteBatch) -> LossSums:
+        weights = suffix_weights(batch, self.sequencer)
         if not self.sequencer.shares_prefix:
-            return self.mblm.loss_sums(batch.suffixes.flatten(0, 1), batch.weights.flatten(0, 1))
-        trunk = None
-        if self.cell.sequence.weights.image > 0:
-            trunk = batch.prefix_weights[:, None] * batch.present[..., None]
-        return self.mblm.shared_loss_sums(batch.prefix, batch.suffixes, batch.weights, trunk)
+            return self.mblm.loss_sums(batch.suffixes.flatten(0, 1), weights.flatten(0, 1))
+        trunk = prefix_weights(batch, self.sequencer) if self.cell.sequence.weights.image > 0 else None
+        return self.mblm.shared_loss_sums(batch.prefix, batch.suffixes, weights, trunk)
 
     def ask(self, batch: ByteBatch) -> DecodeState:
         """Read images and questions, nothing of the answers: the state of B·K rows before the answer's start id."""
@@ -201,9 +129,6 @@ class ByteModel(VQAModel):
     def step(self, state: DecodeState, ids: Tensor) -> tuple[Tensor, DecodeState]:
         """One more id for every row: logits (n, V) of the id after it, and the new state."""
         return step(self.mblm, state, ids)
-
-
-_BYTE_FIELDS = ("prefix", "prefix_weights", "suffixes", "weights", "answer_patches")
 
 
 def _model_config(config: MBLMConfig) -> MBLMModelConfig:
@@ -249,9 +174,13 @@ class Classifier(VQAModel):
             built["image_size"] = [picture.height, picture.width]
         return built
 
-    def collate(self, split: SplitReader, groups: Sequence[Group]) -> ClassifierBatch:
-        places = _places(split, groups)
-        rows, present = places["rows"], places["present"]
+    @property
+    def collate(self) -> Callable[[SplitReader, Sequence[Group]], ClassifierBatch]:
+        return self._batch
+
+    def _batch(self, split: SplitReader, groups: Sequence[Group]) -> ClassifierBatch:
+        found = places(split, groups)
+        rows, present = found["rows"], found["present"]
         tokens, lengths = self.words.encode([split.question[row] for row in rows.flatten().tolist()])
         lengths = lengths.view_as(rows) * present
         images = None
@@ -260,7 +189,7 @@ class Classifier(VQAModel):
             images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         types = [split.question_type[row] for row in rows.flatten().tolist()]
         return ClassifierBatch(
-            **places, tokens=tokens.unflatten(0, rows.shape), lengths=lengths, images=images, types=types
+            **found, tokens=tokens.unflatten(0, rows.shape), lengths=lengths, images=images, types=types
         )
 
     def forward(self, batch: ClassifierBatch) -> LossSums:
@@ -330,7 +259,7 @@ class MajorityModel(Classifier):
 
     def fit(self, split: SplitReader) -> None:
         """Count the answers of a split."""
-        answers = torch.tensor([ANSWER_INDEX[answer] for answer in split.answer])
+        answers = torch.from_numpy(questions_of(split).answers.astype(np.int64))
         cast(Majority, self.net).update(split.question_type, answers)
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:

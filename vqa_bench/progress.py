@@ -24,10 +24,13 @@ def silent(done: int, total: int, note: str = "") -> None:
 
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Progress]:
-    """A reporter for one task; ends with a plain line that says how long it took."""
+    """A reporter for one task that counts in `unit`s (`bytes` get prefixes and a rate).
+
+    Ends with a plain line that says how long it took.
+    """
     began = time.monotonic()
     alone = multiprocessing.parent_process() is None  # several processes would draw over each other's bars
-    with _bar(label) if sys.stderr.isatty() and alone else _lines(label, unit) as report:
+    with _bar(label, unit) if sys.stderr.isatty() and alone else _lines(label, unit) as report:
         yield report
     print(f"{label}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
@@ -45,22 +48,39 @@ def _lines(label: str, unit: str) -> Iterator[Progress]:
         if now - last >= PLAIN_SECONDS:
             last = now
             left = (now - began) / max(done - first, 1) * (total - done)
-            text = f"{label}: {done:,}/{total:,} {unit}, {left:.0f} s left"
+            text = f"{label}: {_amount(done, unit)} of {_amount(total, unit)} {unit}, {left:.0f} s left"
             print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
 
     yield report
 
 
+def _amount(count: int, unit: str) -> str:
+    if unit != "bytes":
+        return f"{count:,}"
+    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
 @contextmanager
-def _bar(label: str) -> Iterator[Progress]:
+def _bar(label: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Bar
 
+    counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
+    if unit == "bytes":
+        counted = (DownloadColumn(), TransferSpeedColumn())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *counted,
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )

@@ -77,21 +77,38 @@ def rays(camera: Camera, samples: int) -> Array:
     Returns:
         float32 (3, height * samples, width * samples).
     """
-    axes = np.array(camera.axes)
-    x = (np.arange(camera.width * samples) + 0.5) / samples - camera.width / 2
-    y = camera.height / 2 - (np.arange(camera.height * samples) + 0.5) / samples
-    right, up, forward = (axis[:, None, None] for axis in axes)
-    directions = forward * camera.focal + right * x[None, None, :] + up * y[None, :, None]
-    directions /= np.sqrt(dot(directions, directions))
-    result = directions.astype(np.float32)
+    x, y = _offsets(camera.width, camera.height, samples)
+    shrink = _inverse_lengths(camera.width, camera.height, camera.focal, samples)
+    result = np.empty((3, *shrink.shape), dtype=np.float32)
+    for part, right, up, forward in zip(result, *camera.axes, strict=True):
+        np.multiply((forward * camera.focal + up * y) + right * x, shrink, out=part, casting="same_kind")
     result.flags.writeable = False
     return result
+
+
+def _offsets(width: int, height: int, samples: int) -> tuple[Array, Array]:
+    """Where samples lie from the middle of the picture, float64 pixels: to the right (1, W), and up (H, 1)."""
+    x = (np.arange(width * samples) + 0.5) / samples - width / 2
+    y = height / 2 - (np.arange(height * samples) + 0.5) / samples
+    return x[None, :], y[:, None]
+
+
+@lru_cache(maxsize=2)
+def _inverse_lengths(width: int, height: int, focal: float, samples: int) -> Array:
+    """What makes the rays unit vectors, float64 (H, W); the same wherever the camera stands."""
+    x, y = _offsets(width, height, samples)
+    return 1 / np.sqrt(x * x + y * y + focal * focal)
 
 
 def dot(a: Array, b: Array) -> Array:
     """Scalar products of vectors (3, ...) or (2, ...) along the first axis; quicker than a product and a sum."""
     result = a[0] * b[0] + a[1] * b[1]
     return result + a[2] * b[2] if len(a) == 3 else result
+
+
+def mirror(ways: Array, facing: Array) -> Array:
+    """Directions (3, N) thrown back by a surface with unit normals `facing` (3, N)."""
+    return ways - 2 * dot(ways, facing) * facing
 
 
 def column(point: Point) -> Array:

@@ -18,7 +18,8 @@ from data_scripts.synth.programs import ATTRIBUTES, RELATIONS
 from data_scripts.synth.text import Phrase, phrase_of
 
 TRIVIAL_SHARE = 0.1
-"""How often a relation may be drawn that removes none of the matching objects (public generator)."""
+"""How much of the pairs of relation and pattern may be such that the relation removes none of the matching objects
+(public generator)."""
 
 Value = Any
 
@@ -44,21 +45,28 @@ class Filling:
         self.relations: list[str] = []
 
 
-def draw(index: SceneIndex, family_index: int, rng: random.Random) -> tuple[bool | int | str, Filling] | None:
-    """One random filling of a family's holes on a scene, with its answer; None where it does not work."""
-    return _Draw(index, family_index, rng).run()
+def draw(
+    index: SceneIndex, family_index: int, rng: random.Random, *, plain: bool = False
+) -> tuple[bool | int | str, Filling] | None:
+    """One random filling of a family's holes on a scene, with its answer; None where it does not work.
+
+    Pools are those of the public generator. With `plain`, they favour short questions: patterns that match nothing
+    name about half of the attributes, and a tenth of the draws, not of the pool, goes to trivial relations.
+    """
+    return _Draw(index, family_index, rng, plain).run()
 
 
 class _Draw:
     """A draw under way: the scene, the family and what has been filled so far."""
 
-    __slots__ = ("_family", "_filling", "_index", "_null", "_rng")
+    __slots__ = ("_family", "_filling", "_index", "_null", "_plain", "_rng")
 
-    def __init__(self, index: SceneIndex, family_index: int, rng: random.Random) -> None:
+    def __init__(self, index: SceneIndex, family_index: int, rng: random.Random, plain: bool) -> None:
         self._index = index
         self._family = FAMILIES[family_index]
         self._null = _NULL[family_index]
         self._rng = rng
+        self._plain = plain
         self._filling = Filling()
 
     def run(self) -> tuple[bool | int | str, Filling] | None:
@@ -103,7 +111,12 @@ class _Draw:
     def _choose_related(self, step: Step, thing: int) -> tuple[Pattern, int] | None:
         """A relation to `thing` with a pattern among its members; the pattern and the members."""
         telling, trivial = self._index.related_pool(thing, self._null.get(step.phrase, 0), step.goal)
-        pool = trivial if trivial and self._rng.random() < TRIVIAL_SHARE else telling
+        if self._plain:
+            share = TRIVIAL_SHARE if trivial else 0.0
+        else:
+            admitted = min(len(trivial), round(len(telling) * TRIVIAL_SHARE / (1 - TRIVIAL_SHARE)))
+            share = admitted / (len(telling) + admitted) if admitted else 0.0
+        pool = trivial if share and self._rng.random() < share else telling
         if not pool:
             return None
         relation, pattern = choose(pool, self._rng)
@@ -124,8 +137,8 @@ class _Draw:
         if not unique:
             absent = len(pool) if step.goal == "exist" else len(index.pool(current, null, unique=True, filled=filled))
             if rng.random() * (len(pool) + absent) < absent:
-                pattern = index.absent_pattern(null, rng)
-                return None if pattern is None else (pattern, current)
+                pattern = index.absent_pattern(null, rng) if self._plain else index.random_pattern(null, rng)
+                return None if pattern is None or (filled and not pattern.named) else (pattern, current)
         return (choose(pool, rng), current) if pool else None
 
     def _degenerate(self, related: Sequence[int], answer: Value) -> bool:

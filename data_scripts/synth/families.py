@@ -27,6 +27,7 @@ from itertools import permutations
 
 from data_scripts.synth import sentences
 from data_scripts.synth.programs import ATTRIBUTES
+from data_scripts.synth.sentences import Frames
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class Family:
     distinct: two phrases that must pick different objects.
     distinct_branches: the outputs of the two branches must differ.
     unnested: two phrases of which neither may be a special case of the other.
-    sentences: templates, see `text.py`.
+    frames: the family's sentences as templates, see `text.py`.
     """
 
     file: str
     branches: tuple[str, ...]
-    sentences: tuple[str, ...]
+    frames: Frames
     join: str = ""
     tail: str = ""
     null: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -149,8 +150,12 @@ def _hops(file: str, hops: int, queried: tuple[str, ...]) -> Iterator[Family]:
     """78-83 and alike: a chain of `hops` relations that ends in a count, an exist or a query."""
     chain, last = "".join(f"U{phrase} >" for phrase in range(1, hops + 1)), hops + 1
     place = "".join(f" {{r{hop}}} the {{{hop}}}" for hop in range(hops, 0, -1))
-    yield Family(file, (f"{chain}C{last}",), sentences.count(f"{{{last}s}}{place}"))
-    yield Family(file, (f"{chain}E{last}",), sentences.exist(f"{{a{last}}}{place}"))
+    # With one thing beside another, and with those two only, "other" cannot be misread.
+    other, another = ("other", "another") if hops == 1 else ("", "a")
+    counted = sentences.count(f"{{{last}s}}{place}", f"{{{other}{last}s}}{place}")
+    yield Family(file, (f"{chain}C{last}",), counted)
+    existing = sentences.exist(f"{{a{last}}}{place}", f"{{{another}{last}}}{place}")
+    yield Family(file, (f"{chain}E{last}",), existing)
     for a in queried:
         texts = sentences.query(a, f"{{{last}}}{place}")
         yield Family(file, (f"{chain}U{last} query_{a}",), texts, null={last: (a,)})

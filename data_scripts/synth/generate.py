@@ -1,36 +1,36 @@
 """Writes a whole data set in the release's layout: images, scenes, questions; the same for any number of workers.
 
-A split is cut into blocks of BLOCK pictures. A block depends on the preset, the seed, the split and its number only,
-so blocks can be made by any process in any order; this file puts them together in order. It writes into a hidden
-folder beside the target and renames it when complete, so that a data set exists whole or not at all.
+A split is cut into blocks of BLOCK pictures. A block depends on the preset, the seed, the split and its number only
+(and on its scenes where they are given), so blocks can be made by any process in any order; this file puts them
+together in order. It writes into a hidden folder beside the target and renames it when complete, so that a data set
+exists whole or not at all.
 """
 
-import contextlib
-import gc
+import hashlib
 import json
-import multiprocessing
-import os
 import platform
 import random
-import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import PIL
 
 from data_scripts.errors import DataError
-from data_scripts.synth import render, scenes, shading, trace
+from data_scripts.folders import expect_new, whole_folder
+from data_scripts.synth import given, render, shading, trace
+from data_scripts.synth.camera import Camera
+from data_scripts.synth.output import JsonList, dump
 from data_scripts.synth.png import encode_png
 from data_scripts.synth.presets import Preset, find_preset
 from data_scripts.synth.questions import QuestionWriter
+from data_scripts.synth.scenes import Thing, sample_camera, sample_scene
+from data_scripts.workers import ordered_map
 
-VERSION = "1.0"
+VERSION = "1.1"
 """Of the generator; raise it when the same preset and seed give other data."""
 BLOCK = 250
 """Pictures a block: the public generator resets its balance of answers as often."""
@@ -42,11 +42,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Block:
-    """A run of pictures of one split that is made in one go."""
+    """A run of pictures of one split that is made in one go: of `count` new scenes, or of the given ones."""
 
     split: str
     first: int
     count: int
+    given: tuple[Thing, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ def generate(
     seed: int = 0,
     workers: int = 1,
     images: Mapping[str, int] | None = None,
+    scenes: Path | None = None,
+    pictures: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make a data set; the result is a function of the preset, the seed and `images` only.
+    """Make a data set; the result is a function of the preset, the seed and `images` or `scenes` only.
 
     Args:
         preset: a name out of `presets.PRESETS`, or a preset of one's own.
@@ -75,32 +78,49 @@ def generate(
         workers: processes; 1 makes everything in this one. Several are spawned, so that a script that calls this
             needs the usual `if __name__ == "__main__":`.
         images: pictures per split, instead of the preset's. More pictures leave those before them as they are.
+        scenes: a file of scenes to draw and ask about instead of new ones, see `given.read_scenes`; `pixel_coords` in
+            it are those of a picture of the preset's size. Splits, names and indices are the file's.
+        pictures: whether images are drawn; scenes and questions are the same without.
         progress: called with the pictures done and the pictures in all after each block.
 
     Returns:
         What `info.json` in the folder says: preset, seed, versions, and the pictures and questions of each split.
 
     Raises:
-        DataError: `out` is not empty, the preset is unknown or cannot be met, or a count is not positive.
+        DataError: `out` is not empty, the preset is unknown or cannot be met, a count is not positive, or a given scene
+            cannot be used.
     """
     preset = find_preset(preset)
-    images = dict(preset.images if images is None else images)
-    _check(out, images, workers)
-    blocks = {
-        split: [Block(split, first, min(BLOCK, count - first)) for first in range(0, count, BLOCK)]
-        for split, count in images.items()
-    }
-    info = _info(preset, seed)
-    with _partial_folder(out) as folder, _block_mapper(workers) as mapper:
+    if scenes is None:
+        blocks = _new_blocks(preset.images if images is None else images)
+        source = None
+    elif images is not None:
+        raise DataError(f"expected images or scenes, got both: the file {scenes} says how many pictures there are")
+    else:
+        by_split = given.read_scenes(scenes)
+        numbers = [len(scene["objects"]) for split in by_split.values() for scene in split]
+        preset = replace(preset, objects=(min(numbers), max(numbers)))
+        blocks = _given_blocks(by_split)
+        source = {"file": scenes.name, "sha256": hashlib.sha256(scenes.read_bytes()).hexdigest()}
+    if workers < 1:
+        raise DataError(f"expected at least one worker, got {workers}")
+    expect_new(out)
+    info = _info(preset, seed, source)
+    total = sum(block.count for of_split in blocks.values() for block in of_split)
+    with whole_folder(out) as folder, ordered_map(workers) as mapper:
         done = 0
-        for split in images:
-            (folder / "images" / split).mkdir(parents=True)
-            texts = mapper(partial(make_block, preset, seed, folder), blocks[split])
-            with _JsonList(folder, "scenes", split) as scene_list, _JsonList(folder, "questions", split) as questions:
-                for text in texts:
+        for split, of_split in blocks.items():
+            if pictures:
+                (folder / "images" / split).mkdir(parents=True)
+            make = partial(make_block, preset, seed, folder if pictures else None)
+            with (
+                JsonList(folder, "scenes", split, VERSION) as scene_list,
+                JsonList(folder, "questions", split, VERSION) as questions,
+            ):
+                for text in mapper(make, of_split):
                     _append(text, scene_list, questions)
                     if progress is not None:
-                        progress(done + scene_list.count, sum(images.values()))
+                        progress(done + scene_list.count, total)
             info["splits"][split] = {"images": scene_list.count, "questions": questions.count}
             done += scene_list.count
         info_text = json.dumps(info, indent=1)
@@ -108,35 +128,61 @@ def generate(
     return dict(json.loads(info_text))
 
 
-def make_block(preset: Preset, seed: int, folder: Path, block: Block) -> BlockText:
-    """Draw a block's pictures into `folder` and return its scenes and questions as JSON."""
+def make_block(preset: Preset, seed: int, folder: Path | None, block: Block) -> BlockText:
+    """Draw a block's pictures into `folder`, or none where it is None; return its scenes and questions as JSON."""
     writer = QuestionWriter(preset)
     text = BlockText([], [])
-    for image_index in range(block.first, block.first + block.count):
+    for position in range(block.count):
+        known = None if block.given is None else block.given[position]
+        image_index = block.first + position if known is None else known["image_index"]
         # A string seeds through SHA-512, on every platform and in every process alike.
         rng = random.Random(f"{preset.name}/{seed}/{block.split}/{image_index}")
-        scene, picture = make_picture(preset, rng, split=block.split, image_index=image_index)
-        (folder / "images" / block.split / scene["image_filename"]).write_bytes(encode_png(picture))
-        text.scenes.append(_dump(scene))
-        text.questions.extend(_dump(question) for question in writer.ask(scene, rng))
+        traced: trace.Trace | None = None
+        if known is None:
+            scene, traced = sample_visible_scene(preset, rng, split=block.split, image_index=image_index)
+        else:
+            scene = given.complete(preset, known)
+            if folder is not None:
+                traced = _trace(preset, scene, given.camera_of(preset, known))
+        lamps = shading.sample_lamps(preset, rng)  # also without pictures, so that the questions stay the same
+        if folder is not None and traced is not None:
+            picture = _shade(preset, scene, lamps, traced)
+            (folder / "images" / block.split / scene["image_filename"]).write_bytes(encode_png(picture))
+        text.scenes.append(dump(scene))
+        text.questions.extend(dump(question) for question in writer.ask(scene, rng))
     return text
 
 
 def make_picture(
     preset: Preset, rng: random.Random, *, split: str = "train", image_index: int = 0
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[Thing, np.ndarray]:
     """One scene that shows every object well enough, and its picture, uint8 RGB (height, width, 3).
 
     Raises:
         DataError: the preset's visibility rule is never met.
     """
-    camera = scenes.sample_camera(preset, rng)
+    scene, traced = sample_visible_scene(preset, rng, split=split, image_index=image_index)
+    return scene, _shade(preset, scene, shading.sample_lamps(preset, rng), traced)
+
+
+def sample_visible_scene(
+    preset: Preset, rng: random.Random, *, split: str, image_index: int
+) -> tuple[Thing, trace.Trace]:
+    """One scene that shows every object well enough, and what its camera sees.
+
+    Camera and number of objects are drawn once, as in the release: scenes of many objects, which more often hide one,
+    are no rarer than others.
+
+    Raises:
+        DataError: the preset's visibility rule is never met.
+    """
+    camera = sample_camera(preset, rng)
+    number = None if preset.redraw_number else rng.randint(*preset.objects)
     for _ in range(SCENE_TRIES):
-        scene = scenes.sample_scene(preset, camera, rng, split=split, image_index=image_index)
-        traced = trace.trace(scene, camera, preset.supersampling)
+        scene = sample_scene(preset, camera, rng, split=split, image_index=image_index, number=number)
+        traced = _trace(preset, scene, camera)
         if well_visible(preset, traced):
-            lamps = shading.sample_lamps(preset, rng)
-            return scene, render.shade(scene, lamps, traced, shadows=preset.shadows, exposure=preset.exposure)
+            return scene, traced
     raise DataError(
         f"expected scenes of preset {preset.name!r} to show {preset.min_visible_pixels} pixels of every object, "
         f"got none in {SCENE_TRIES} tries: lessen min_visible_pixels or min_visible_share"
@@ -150,30 +196,15 @@ def well_visible(preset: Preset, traced: trace.Trace) -> bool:
     return bool((visible >= preset.min_visible_pixels).all() and (visible >= preset.min_visible_share * alone).all())
 
 
-class _JsonList:
-    """`<kind>/CLEVR_<split>_<kind>.json`: a header and one long list, written item by item."""
-
-    def __init__(self, folder: Path, kind: str, split: str) -> None:
-        self.count = 0
-        (folder / kind).mkdir(exist_ok=True)
-        self._file: IO[str] = open(folder / kind / f"CLEVR_{split}_{kind}.json", "w", encoding="ascii")  # noqa: SIM115
-        header = {"split": split, "license": "unspecified", "version": VERSION, "date": ""}
-        self._file.write(f'{{"info":{_dump(header)},"{kind}":[')
-
-    def __enter__(self) -> "_JsonList":
-        return self
-
-    def add(self, item: str) -> None:
-        """Append one item, given as JSON."""
-        self._file.write(("," if self.count else "") + "\n" + item)
-        self.count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._file.write("\n]}\n")
-        self._file.close()
+def _trace(preset: Preset, scene: Thing, camera: Camera) -> trace.Trace:
+    return trace.trace(scene, camera, preset.supersampling, rounded=preset.rounded)
 
 
-def _append(text: BlockText, scene_list: _JsonList, questions: _JsonList) -> None:
+def _shade(preset: Preset, scene: Thing, lamps: shading.Lamps, traced: trace.Trace) -> np.ndarray:
+    return render.shade(scene, lamps, traced, shadows=preset.shadows, exposure=preset.exposure)
+
+
+def _append(text: BlockText, scene_list: JsonList, questions: JsonList) -> None:
     """Add a block; questions get their running number here, as only here it is known how many came before."""
     for scene in text.scenes:
         scene_list.add(scene)
@@ -181,91 +212,31 @@ def _append(text: BlockText, scene_list: _JsonList, questions: _JsonList) -> Non
         questions.add(f'{{"question_index":{questions.count},{question[1:]}')
 
 
-def _check(out: Path, images: Mapping[str, int], workers: int) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"expected a new or empty folder for the data set, got {out}: remove it or name another")
+def _new_blocks(images: Mapping[str, int]) -> dict[str, list[Block]]:
     if not images or any(count < 1 for count in images.values()):
         raise DataError(f"expected at least one picture for every split, got {dict(images)}")
-    if workers < 1:
-        raise DataError(f"expected at least one worker, got {workers}")
+    return {
+        split: [Block(split, first, min(BLOCK, count - first)) for first in range(0, count, BLOCK)]
+        for split, count in images.items()
+    }
 
 
-@contextlib.contextmanager
-def _partial_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the `with` block ends well, and goes away when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{out.name}.partial-"
-    for leftover in sorted(path for path in out.parent.iterdir() if path.name.startswith(prefix)):
-        owner = leftover.name.removeprefix(prefix)
-        if owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner))):
-            shutil.rmtree(leftover)
-    folder = out.with_name(f"{prefix}{os.getpid()}")
-    folder.mkdir()
-    try:
-        yield folder
-        if out.exists():
-            out.rmdir()
-        os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _given_blocks(by_split: Mapping[str, list[Thing]]) -> dict[str, list[Block]]:
+    parts = {
+        split: [(first, tuple(listed[first : first + BLOCK])) for first in range(0, len(listed), BLOCK)]
+        for split, listed in by_split.items()
+    }
+    return {
+        split: [Block(split, first, len(part), part) for first, part in of_split] for split, of_split in parts.items()
+    }
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def _block_mapper(workers: int) -> Iterator[Callable[..., Iterator[BlockText]]]:
-    """An ordered `map` over blocks in this process or in several, each with one thread."""
-    if workers == 1:
-        yield map
-        return
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, "1"))  # read by the children when they import NumPy
-    try:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-            try:
-                yield pool.map
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _start_worker() -> None:
-    """Watch the parent from a thread: workers of a killed run would otherwise wait for more blocks for ever."""
-    gc.disable()  # blocks make no reference cycles, and the search for them takes a twelfth of the time
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _info(preset: Preset, seed: int) -> dict[str, Any]:
+def _info(preset: Preset, seed: int, source: Mapping[str, str] | None) -> dict[str, Any]:
     return {
         "generator": f"data_scripts.synth {VERSION}",
         "preset": asdict(preset),
         "seed": seed,
+        **({} if source is None else {"scenes": dict(source)}),
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__},
         "splits": {},
     }
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

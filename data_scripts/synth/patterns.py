@@ -117,6 +117,21 @@ class SceneIndex:
                 return Pattern(phrase, named, 0)
         return None
 
+    def random_pattern(self, null: int, rng: random.Random) -> Pattern | None:
+        """Any pattern that leaves out the attributes `null`, whatever it matches (public generator).
+
+        Each attribute takes one of its values or none, all alike likely; None where that names too many.
+        """
+        phrase = phrase_of(
+            {
+                name: value
+                for name in NAMES
+                if not null & BIT[name] and (value := choose((None, *ATTRIBUTES[name]), rng)) is not None
+            }
+        )
+        named = named_bits(phrase)
+        return Pattern(phrase, named, self.matches(phrase)) if named.bit_count() <= self.max_attributes else None
+
     def matches(self, phrase: Phrase) -> int:
         """The objects that a phrase matches."""
         matches = self.everything

@@ -6,6 +6,7 @@ scenes in the release's schema; knows nothing of pictures and files.
 """
 
 import random
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -14,28 +15,31 @@ from data_scripts.synth.families import FAMILIES, Family, Step
 from data_scripts.synth.patterns import NAMES, SceneIndex
 from data_scripts.synth.presets import Preset
 from data_scripts.synth.programs import ATTRIBUTES, Scene, normalise_answer
-from data_scripts.synth.text import compile_template, realise
+from data_scripts.synth.text import ALL_SYNONYMS, SYNONYMS, compile_template, realise
 
-DRAWS_PER_FAMILY = 16
+PLAIN_DRAWS, DRAWS = 16, 64
 """Random draws of a family's holes on one scene before the next family has its turn."""
 
-_TEMPLATES = tuple(tuple(compile_template(sentence) for sentence in family.sentences) for family in FAMILIES)
+_TEMPLATES = tuple(tuple(compile_template(sentence) for sentence in family.frames.all) for family in FAMILIES)
+_SHORT = tuple(len(family.frames.short) for family in FAMILIES)
+"""How many of a family's templates, from the first, are short ones."""
 
 
 class Balance:
     """How often each answer of one family has come, and which answers have come too often to be asked again.
 
     An answer is refused when its count exceeds 1.1 times the second largest count, or 5 times the median count (of at
-    least 5); the public generator's rule.
+    least 5); the public generator's rule. An answer of weight w counts one w-th.
     """
 
-    def __init__(self, domain: tuple[str, ...]) -> None:
-        self.counts = dict.fromkeys(domain, 0)
+    def __init__(self, domain: tuple[str, ...], weights: Mapping[str, float] | None = None) -> None:
+        self.counts = dict.fromkeys(domain, 0.0)
         self.refused: frozenset[str] = frozenset()
+        self._weights = weights or {}
 
     def add(self, answer: str) -> None:
         """Count an answer."""
-        self.counts[answer] += 1
+        self.counts[answer] += 1 / self._weights.get(answer, 1.0)
         counts = sorted(self.counts.values())
         limit = min(1.1 * counts[-2], 5 * max(median(counts), 5))
         self.refused = frozenset(answer for answer, count in self.counts.items() if count > limit)
@@ -51,15 +55,18 @@ class QuestionWriter:
         self._preset = preset
         self._weights = {index: weight for index, weight in sorted(preset.weights.items()) if weight > 0}
         self._used = dict.fromkeys(self._weights, 0)
-        self._balance = {index: Balance(_domain(FAMILIES[index], preset.objects[1])) for index in self._weights}
+        self._balance = {
+            index: Balance(_domain(family, preset.objects[1]), preset.answer_weights.get(family.type))
+            for index, family in enumerate(FAMILIES)
+            if index in self._weights
+        }
 
     def ask(self, scene: Scene, rng: random.Random) -> list[dict[str, Any]]:
         """Up to `questions_per_image` questions of different families, without their `question_index`."""
         index = SceneIndex(scene, self._preset.max_attributes)
         questions: list[dict[str, Any]] = []
         texts: set[str] = set()
-        by_use = sorted(self._weights, key=lambda family: (self._used[family] + 1) / self._weights[family])
-        for family in by_use:
+        for family in self._by_use(rng):
             if len(questions) == self._preset.questions_per_image:
                 break
             question = self._ask_one(index, family, texts, rng)
@@ -79,19 +86,28 @@ class QuestionWriter:
             )
         return questions
 
+    def _by_use(self, rng: random.Random) -> list[int]:
+        """The families, those first that have been asked least; in random order where they are even."""
+        families = list(self._weights)
+        if not self._preset.plain:
+            rng.shuffle(families)
+        return sorted(families, key=lambda family: (self._used[family] + 1) / self._weights[family])
+
     def _ask_one(self, index: SceneIndex, family: int, texts: set[str], rng: random.Random) -> dict[str, Any] | None:
         """Question, answer and program of one family, or None where its draws have led to none."""
-        for _ in range(DRAWS_PER_FAMILY):
-            drawn = draw(index, family, rng)
+        plain = self._preset.plain
+        templates = _TEMPLATES[family][: _SHORT[family]] if plain else _TEMPLATES[family]
+        synonyms = SYNONYMS if plain else ALL_SYNONYMS
+        for _ in range(PLAIN_DRAWS if plain else DRAWS):
+            drawn = draw(index, family, rng, plain=plain)
             if drawn is None:
                 continue
             answer = normalise_answer(drawn[0])
             if answer in self._balance[family].refused:
                 continue
             filling = drawn[1]
-            templates = _TEMPLATES[family]
             template = templates[int(rng.random() * len(templates))]
-            text = realise(template, filling.phrases, filling.relations, rng)
+            text = realise(template, filling.phrases, filling.relations, rng, synonyms)
             limit = self._preset.max_question_bytes
             if text not in texts and (limit is None or len(text) <= limit):
                 return {"question": text, "answer": answer, "program": write_program(FAMILIES[family], filling)}

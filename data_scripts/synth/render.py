@@ -5,17 +5,17 @@ Knows nothing of which scenes are good.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_scripts.synth import shading
-from data_scripts.synth.camera import Array, Camera, Point, column, dot, rays
-from data_scripts.synth.shading import LAMP_RADIUS, Lamps
-from data_scripts.synth.solids import Solid, box_corners, cross
-from data_scripts.synth.trace import GROUND, Trace, ground_distance, put, screen_boxes, take
+from data_scripts.synth.camera import Array, Camera, Point, column, dot, mirror, rays
+from data_scripts.synth.shading import LAMP_RADIUS, Lamps, Surface
+from data_scripts.synth.solids import Solid, box_corners, cross, normals
+from data_scripts.synth.trace import BAND, GROUND, Trace, ground_distance, put, screen_boxes, take, whole
 
 _SQUARE = np.array([(-1.0, -1.0, 0.0), (-1.0, 1.0, 0.0), (1.0, -1.0, 0.0), (1.0, 1.0, 0.0)]).T
 CONTACT_REACH = 3.0
@@ -33,18 +33,42 @@ def shade(scene: Mapping[str, Any], lamps: Lamps, traced: Trace, *, shadows: int
     """
     directions = rays(traced.camera, traced.supersampling)
     points = column(traced.camera.position)[:, :, None] + traced.distance * directions
-    lit = np.ones((len(lamps), *traced.ids.shape), dtype=np.float32)
+    lit = np.ones((len(lamps.places), *traced.ids.shape), dtype=np.float32)
     for number in range(shadows):
-        _cast_shadows(lamps[number], traced, points, lit[number])
-    light = np.repeat(_ground_light(lamps, traced, points, lit)[None], 3, axis=0)
-    index = np.flatnonzero(traced.ids != GROUND)
-    view, facing, points = (take(array, index) for array in (directions, traced.normals, points))
-    bounce = view - 2 * dot(view, facing) * facing
-    surface = shading.Surface(points, facing, bounce, traced.ids.take(index))
+        _cast_shadows(lamps.places[number], traced, points, lit[number])
+    light = _ground_light(lamps, traced, points, lit)
     looks = [(thing["material"], thing["color"]) for thing in scene["objects"]]
-    put(light, index, shading.objects_light(lamps, surface, take(lit, index), looks))
+    mirrored = partial(_mirrored_objects, traced.solids) if lamps.studio.mirrors_objects else None
+    seen = np.flatnonzero(traced.ids != GROUND)
+    for index in (seen[start : start + BAND] for start in range(0, len(seen), BAND)):
+        way, facing = take(directions, index), take(traced.normals, index)
+        surface = Surface(take(points, index), facing, mirror(way, facing), traced.ids.take(index))
+        put(light, index, shading.objects_light(lamps, surface, take(lit, index), looks, mirrored))
     pixels = _mean(light, traced.supersampling)
     return np.ascontiguousarray(shading.encode_srgb(pixels * np.float32(exposure)).transpose(1, 2, 0))
+
+
+def _mirrored_objects(solids: Sequence[Solid], surface: Surface) -> tuple[NDArray[np.int64], Surface]:
+    """Which points of a surface mirror an object towards the camera, and the points of objects that they mirror."""
+    nearest = np.full(len(surface.ids), np.inf, dtype=np.float32)
+    ids = np.full(len(surface.ids), GROUND, dtype=np.int16)
+    facing = np.zeros_like(surface.facing)
+    for i, solid in enumerate(solids):
+        # A convex object never mirrors itself.
+        away = column(solid.center) - surface.points
+        along = dot(away, surface.bounce)
+        reach = np.float32(3 * solid.radius**2)  # of the ball around the solid's box, squared
+        index = np.flatnonzero((along > 0) & (dot(away, away) - along * along < reach) & (surface.ids != i))
+        origin, local = solid.to_local(-take(away, index)), solid.to_local(take(surface.bounce, index))
+        enter, leave = cross(solid, origin, local)
+        hit = np.flatnonzero((enter < leave) & (enter > 0) & (enter < nearest.take(index)))
+        enter, index = enter.take(hit), index.take(hit)
+        nearest[index], ids[index] = enter, i
+        put(facing, index, solid.to_world(normals(solid, take(origin, hit) + enter * take(local, hit))))
+    index = np.flatnonzero(ids != GROUND)
+    way, facing = take(surface.bounce, index), take(facing, index)
+    points = take(surface.points, index) + nearest.take(index) * way
+    return index, Surface(points, facing, mirror(way, facing), ids.take(index))
 
 
 def _mean(samples: Array, supersampling: int) -> Array:
@@ -59,14 +83,18 @@ def _mean(samples: Array, supersampling: int) -> Array:
 
 
 def _ground_light(lamps: Lamps, traced: Trace, points: Array, lit: Array) -> Array:
-    """The ground's light at every sample, (H, W), with shadows and the dark round where objects touch it."""
-    light = np.full(traced.ids.shape, shading.AMBIENT, dtype=np.float32)
+    """The ground's light at every sample, (3, H, W), with shadows and the dark round where objects touch it."""
+    ambient = np.full(traced.ids.shape, lamps.studio.ambient, dtype=np.float32)
     feet = _feet(traced.solids)
     for solid, box in zip(traced.solids, screen_boxes(feet, traced.camera, traced.supersampling), strict=True):
         near = points[:, box.rows, box.columns] - column(solid.center)[:, :, None]
         closeness = np.float32(solid.radius**2) / (dot(near, near) + np.float32(1e-6))
-        light[box.rows, box.columns] *= 1 - np.float32(CONTACT_SHADE) * closeness * closeness
-    return light + (_bare_ground(traced.camera, lamps, traced.supersampling) * lit).sum(axis=0)
+        ambient[box.rows, box.columns] *= 1 - np.float32(CONTACT_SHADE) * closeness * closeness
+    bare = _bare_ground(traced.camera, lamps, traced.supersampling)
+    light = np.empty((3, *lit.shape[1:]), dtype=np.float32)
+    for rows in (band.rows for band in whole(traced.ids).bands()):
+        light[:, rows] = ambient[rows] + lamps.studio.mix(bare[:, rows] * lit[:, rows])
+    return light
 
 
 @lru_cache(maxsize=1)
@@ -91,7 +119,8 @@ def _cast_shadows(lamp: Point, traced: Trace, points: Array, lit: Array) -> None
     camera, supersampling = traced.camera, traced.supersampling
     offsets = _lamp_offsets(camera.width, camera.height, supersampling)
     boxes = screen_boxes(_shadow_outlines(traced.solids, lamp), camera, supersampling)
-    for i, (solid, box) in enumerate(zip(traced.solids, boxes, strict=True)):
+    solids = zip(range(len(boxes)), [solid.inner() for solid in traced.solids], boxes, strict=True)
+    for i, solid, box in ((i, solid, band) for i, solid, whole_box in solids for band in whole_box.bands()):
         part = points[:, box.rows, box.columns].reshape(3, -1)
         toward = column(lamp) + offsets[:, box.rows, box.columns].reshape(3, -1) - part
         origin = solid.to_local(part - column(solid.center))

@@ -32,8 +32,10 @@ def sample_camera(preset: Preset, rng: random.Random) -> Camera:
     return Camera((x, y, z), preset.width, preset.height, preset.focal * preset.width, preset.aim)
 
 
-def sample_scene(preset: Preset, camera: Camera, rng: random.Random, *, split: str, image_index: int) -> Thing:
-    """One scene of the release's schema.
+def sample_scene(
+    preset: Preset, camera: Camera, rng: random.Random, *, split: str, image_index: int, number: int | None = None
+) -> Thing:
+    """One scene of the release's schema, of `number` objects or of as many as the preset draws.
 
     Object centres are in world units, `rotation` is 0..360 and is meant as radians by the release's renderer and by
     ours; `pixel_coords` are pixels of the preset's picture and the depth in world units.
@@ -42,7 +44,8 @@ def sample_scene(preset: Preset, camera: Camera, rng: random.Random, *, split: s
         DataError: the preset leaves no room for so many objects.
     """
     directions = ground_directions(preset.camera)
-    number = rng.randint(*preset.objects)
+    if number is None:
+        number = rng.randint(*preset.objects)
     for _ in range(SCENE_RESTARTS):
         objects = _place_objects(preset, directions, number, rng)
         if objects is not None:
@@ -78,12 +81,13 @@ def _place_objects(preset: Preset, directions: dict[str, Point], number: int, rn
                 break
         else:
             return None
+        shape = _pick(ATTRIBUTES["shape"], rng)
         objects.append(
             {
-                "shape": _pick(ATTRIBUTES["shape"], rng),
+                "shape": shape,
                 "size": size,
                 "material": _pick(ATTRIBUTES["material"], rng),
-                "color": _pick(ATTRIBUTES["color"], rng),
+                "color": _pick(preset.palettes.get(shape, ATTRIBUTES["color"]), rng),
                 "3d_coords": [x, y, radius],
                 "rotation": 360 * rng.random(),
             }

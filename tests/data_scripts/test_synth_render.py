@@ -3,22 +3,24 @@
 import io
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from data_scripts.errors import DataError
 from data_scripts.synth import shading
-from data_scripts.synth.camera import Camera
+from data_scripts.synth.camera import Camera, mirror
 from data_scripts.synth.generate import make_picture
 from data_scripts.synth.png import encode_png
 from data_scripts.synth.presets import PRESETS
 from data_scripts.synth.render import shade
-from data_scripts.synth.solids import Solid, cross, normals
+from data_scripts.synth.solids import ROUNDING, Solid, cross, normals, round_off
 from data_scripts.synth.trace import GROUND, Trace, screen_boxes, trace
 
 CAMERA = Camera(PRESETS["clevr"].camera, 120, 80, 525 / 4)
@@ -30,10 +32,15 @@ def thing(x: float, y: float, **looks: Any) -> dict[str, Any]:
     return {**defaults, **looks, "3d_coords": [x, y, radius]}
 
 
-def picture(*things: dict[str, Any], shadows: int = 3) -> tuple[np.ndarray, Trace]:
+RELEASE = shading.Lamps(shading.LAMP_PLACES, shading.STUDIOS["release"])
+
+
+def picture(
+    *things: dict[str, Any], shadows: int = 3, lamps: shading.Lamps = shading.LAMPS
+) -> tuple[np.ndarray, Trace]:
     scene = {"objects": list(things)}
     traced = trace(scene, CAMERA, 2)
-    return shade(scene, shading.LAMPS, traced, shadows=shadows, exposure=1.0).astype(float), traced
+    return shade(scene, lamps, traced, shadows=shadows, exposure=1.0).astype(float), traced
 
 
 def inside(solid: Solid, points: np.ndarray) -> np.ndarray:
@@ -76,6 +83,45 @@ def test_crossings_agree_with_marching(shape: str) -> None:
     assert ((outward * local[:, hit]).sum(axis=0) < 0.5).all()
     if shape == "sphere":
         assert outward == pytest.approx(surface / 0.7, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", ["cube", "cylinder"])
+def test_round_edges_agree_with_marching(shape: str) -> None:
+    """The rounded solid is every point within the edge's radius of a smaller sharp one; walk rays until they are in."""
+    rng = np.random.default_rng(1)
+    solid = Solid(shape, (0.0, 0.0, 0.7), 0.7, 0.0, rounded=True)
+    radius = 0.7 * ROUNDING[shape]
+    origin = np.array([[4.0], [-3.0], [2.5]])
+    target = rng.uniform(-0.7, 0.7, (3, 400))
+    direction = (target - origin) / np.linalg.norm(target - origin, axis=0)
+    sharp, leave = cross(solid, origin.astype(np.float32), direction.astype(np.float32))
+    hit = np.flatnonzero(sharp < leave)
+    entered = round_off(solid, origin.astype(np.float32), direction[:, hit].astype(np.float32), sharp[hit])
+    steps = np.arange(3, 7, 0.005)
+    missed = moved = 0
+    for ray, distance, before in zip(direction[:, hit].T, entered, sharp[hit], strict=True):
+        points = np.abs(origin + ray[:, None] * steps)
+        if shape == "cylinder":
+            points = np.stack((np.hypot(points[0], points[1]), points[2]))
+        gaps = np.linalg.norm(np.maximum(points - (0.7 - radius), 0), axis=0) - radius
+        if np.isinf(distance):
+            missed += 1
+            assert gaps.min() > 0
+        elif gaps.min() < -0.02:
+            moved += distance > before + 1e-3
+            assert steps[np.flatnonzero(gaps <= 0)[0]] == pytest.approx(distance, abs=0.03)
+    assert len(hit) > 200
+    assert moved > 10
+    assert missed > 0 or shape == "cylinder"
+
+
+def test_rounding_takes_off_corners_only() -> None:
+    scene = {"objects": [thing(0.5, 0.5, shape="cube"), thing(-2, 0, shape="cylinder"), thing(1, -2.5)]}
+    sharp, rounded = (trace(scene, CAMERA, 3, rounded=flag) for flag in (False, True))
+    lost = sharp.visible() - rounded.visible()
+    assert lost[0] > lost[1] > 0 == lost[2]
+    assert lost[0] < 0.15 * sharp.visible()[0]
+    assert ((rounded.ids == sharp.ids) | (rounded.ids == GROUND)).all()
 
 
 @pytest.mark.parametrize("shape", ["sphere", "cube", "cylinder"])
@@ -151,6 +197,59 @@ def test_empty_ground_is_as_gray_as_the_release() -> None:
         assert gray[row, column] == pytest.approx(expected, abs=12)
 
 
+def test_the_release_studio_lights_the_ground_as_the_release_does() -> None:
+    """Against the median colours of 292 released pictures: bluish on the left, where the fill lamp stands."""
+    image, _ = picture(thing(0, 0, size="small"), lamps=RELEASE)
+    places = {
+        (2, 60): (106, 105, 105),
+        (55, 60): (131, 131, 130),
+        (78, 60): (146, 144, 140),
+        (40, 2): (132, 133, 138),
+        (40, 117): (119, 119, 117),
+    }
+    for (row, column), expected in places.items():
+        assert image[row, column] == pytest.approx(expected, abs=8)
+
+
+def test_flat_lamps_shine_before_them_only() -> None:
+    """By hand: strength times both cosines over the squared distance, nothing behind the lamp's plane."""
+    strengths, axes = RELEASE.studio.strengths, RELEASE.studio.axes
+    assert axes is not None
+    points = np.array([[0.0, 2.0, -2.0, 30.0], [0.0, 1.0, -1.0, -30.0], [0.0] * 4])
+    light = shading.lamps_on_ground(RELEASE, points.astype(np.float32))
+    for place, strength, axis, row in zip(RELEASE.places, strengths, axes, light, strict=True):
+        for point, value in zip(points.T, row, strict=True):
+            way = point - np.array(place)
+            distance = np.linalg.norm(way)
+            along = max(0.0, float(way @ np.array(axis)) / distance)
+            assert value == pytest.approx(strength * along * (place[2] / distance) / distance**2, rel=1e-3, abs=1e-6)
+    assert (light == 0).any()
+    mixed = RELEASE.studio.mix(light)
+    assert mixed == pytest.approx(np.array(RELEASE.studio.tints).T @ light, rel=1e-5)
+
+
+def test_metal_mirrors_its_neighbour_in_the_release_studio() -> None:
+    """A red neighbour appears in gray metal, on the side that faces it and nowhere in rubber."""
+    ball, neighbour = thing(0, 0, material="metal", color="gray"), thing(1.5, 0.7, color="red")
+    seen = {}
+    for material in ("metal", "rubber"):
+        image, traced = picture({**ball, "material": material}, neighbour, lamps=RELEASE)
+        own = (traced.ids == 0).reshape(80, 2, 120, 2).all(axis=(1, 3))
+        seen[material] = own & (image[..., 0] > 1.5 * image[..., 2])
+        centre = np.nonzero(own)[1].mean()
+    assert seen["metal"].sum() > 5
+    assert not seen["rubber"].any()
+    assert np.nonzero(seen["metal"])[1].mean() > centre
+    image, _ = picture(ball, neighbour)
+    assert not (own & (image[..., 0] > 1.5 * image[..., 2])).any()  # the plain studio has no such mirrors
+
+
+def test_mirroring_keeps_the_length_and_turns_the_normal_part() -> None:
+    ways = np.array([[1.0, 0.6], [0.0, 0.0], [-1.0, -0.8]])
+    facing = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    assert mirror(ways, facing) == pytest.approx(np.array([[1.0, 0.6], [0.0, 0.0], [1.0, 0.8]]))
+
+
 def test_small_preset_pictures_show_every_object() -> None:
     preset = PRESETS["mini"]
     for seed in range(10):
@@ -160,6 +259,11 @@ def test_small_preset_pictures_show_every_object() -> None:
         assert (traced.visible() >= preset.min_visible_pixels * preset.supersampling**2).all()
 
 
+def test_an_unknown_studio_is_refused() -> None:
+    with pytest.raises(DataError, match="expected a studio out of plain, release, got 'dark'"):
+        shading.sample_lamps(replace(PRESETS["clevr"], studio="dark"), random.Random(0))
+
+
 def test_srgb_encoding() -> None:
     light = np.linspace(-0.1, 1.1, 500)
     clipped = np.clip(light, 0, 1)
@@ -167,6 +271,7 @@ def test_srgb_encoding() -> None:
     assert np.abs(shading.encode_srgb(light) - exact).max() < 0.75
 
 
+@settings(deadline=None)
 @given(
     arrays(
         np.uint8,

@@ -46,6 +46,27 @@ def test_scenes_keep_distance_margin_and_relations(name: str) -> None:
     assert numbers == set(range(preset.objects[0], preset.objects[1] + 1))
 
 
+def test_conditions_of_cogent_swap_their_palettes() -> None:
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for name in ("cogent-a", "cogent-b"):
+        scenes = [sample(name, seed) for seed in range(80)]
+        seen[name] = {(thing["shape"], thing["color"]) for scene in scenes for thing in scene["objects"]}
+    some, others = {"gray", "blue", "brown", "yellow"}, {"red", "green", "purple", "cyan"}
+    spheres = {("sphere", color) for color in some | others}
+    for name, cubes, cylinders in (("cogent-a", some, others), ("cogent-b", others, some)):
+        assert seen[name] == spheres | {("cube", c) for c in cubes} | {("cylinder", c) for c in cylinders}
+    assert set(PRESETS["cogent-a"].images) == {"train", "val"}
+    assert set(PRESETS["cogent-b"].images) == {"val"}
+
+
+def test_the_number_of_objects_can_be_given() -> None:
+    rng = random.Random(0)
+    camera = sample_camera(CLEVR, rng)
+    for number in (3, 10):
+        scene = sample_scene(CLEVR, camera, rng, split="val", image_index=0, number=number)
+        assert len(scene["objects"]) == number
+
+
 def test_scene_has_the_schema_of_the_release(real_clevr: Path | None) -> None:
     scene = sample("clevr", 0)
     keys = {"split", "image_index", "image_filename", "objects", "relationships", "directions"}
@@ -121,5 +142,7 @@ def test_impossible_presets_are_refused() -> None:
         replace(CLEVR, objects=(0, 3))
     with pytest.raises(DataError, match=r"families 0\.\.89, got one for 90"):
         replace(CLEVR, weights={3: 1.0, 90: 1.0})
-    with pytest.raises(DataError, match="expected a preset out of mini, tiny, small, clevr"):
+    with pytest.raises(DataError, match="palettes of shapes and their colors, got 'cube'"):
+        replace(CLEVR, palettes={"cube": ("teal",)})
+    with pytest.raises(DataError, match="expected a preset out of mini, tiny, small, clevr, cogent-a, cogent-b"):
         find_preset("huge")

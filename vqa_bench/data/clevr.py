@@ -1,29 +1,26 @@
 """Reads a folder in the layout of the CLEVR release: which splits it has, their questions, scenes and image files.
 
-    images/<split>/*.png   questions/CLEVR_<split>_questions.json   scenes/CLEVR_<split>_scenes.json (optional)
+    images/<split>/*       questions/CLEVR_<split>_questions.json   scenes/CLEVR_<split>_scenes.json (optional)
 
 Both dialects of the questions are understood: the release's, and its public generator's (node key `type`, cache key
 `_output`, answers as JSON booleans and integers). This file opens no image and knows nothing of encodings or shards.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vqa_bench.data.json_entries import json_entries
 from vqa_bench.data.vocab import ANSWERS, question_type
 from vqa_bench.errors import UserError
 
 _ANSWERS = frozenset(ANSWERS)
-_TO_JSON = json.JSONEncoder(
-    separators=(",", ":"), check_circular=False
-).encode  # made once: json.dumps makes one for each call
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A question with its answer.
 
     Attributes:
@@ -44,28 +41,12 @@ class Question:
     program: str
 
 
-@dataclass(frozen=True)
-class SplitSource:
-    """What one split of a folder holds.
+class Scene(NamedTuple):
+    """What is kept of a scene: its image, that image's number if the file gives one, and how many objects it has."""
 
-    Attributes:
-        questions: in the order of the file; only questions whose image exists.
-        images: the sorted names of the images that have questions.
-        num_objects: image name → number of objects in its scene; empty without a scenes file.
-        json_files: the questions file and, if there is one, the scenes file.
-        missing_images: sorted names of images that have questions but no file.
-        missing_questions: how many questions were left out because their image is missing.
-        unasked_images: sorted names of image files without any question.
-    """
-
-    split: str
-    questions: tuple[Question, ...]
-    images: tuple[str, ...]
-    num_objects: Mapping[str, int]
-    json_files: tuple[Path, ...]
-    missing_images: tuple[str, ...]
-    missing_questions: int
-    unasked_images: tuple[str, ...]
+    image_filename: str
+    image_index: int | None
+    num_objects: int
 
 
 class ClevrFolder:
@@ -74,24 +55,33 @@ class ClevrFolder:
     Attributes:
         root: the folder.
         splits: the sorted names of the splits that have a questions file.
+        image_splits: the sorted names of the splits that have a folder of images.
 
     Raises:
-        UserError: on construction, if the folder has no `images` or no questions file.
+        UserError: on construction, if the folder has no `images`; or no questions file, unless `images_only`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, images_only: bool = False) -> None:
         self.root = root
         files = sorted((root / "questions").glob("CLEVR_*_questions.json"))
         self.splits = tuple(file.name.removeprefix("CLEVR_").removesuffix("_questions.json") for file in files)
-        if not (root / "images").is_dir() or not self.splits:
+        if not (root / "images").is_dir() or not (self.splits or images_only):
             raise UserError(
                 f"expected a CLEVR folder with images/ and questions/CLEVR_<split>_questions.json, got {root}; "
                 "give the folder that holds those two"
             )
+        self.image_splits = tuple(sorted(entry.name for entry in (root / "images").iterdir() if entry.is_dir()))
 
-    def image_path(self, split: str, image_filename: str) -> Path:
-        """Where an image lies."""
-        return self.root / "images" / split / image_filename
+    def image_folder(self, split: str) -> Path:
+        """Where the images of a split lie, if it has any."""
+        return self.root / "images" / split
+
+    def files(self, split: str) -> Iterator[str]:
+        """The names of the files beside each other in a split's image folder, in no order; none without a folder."""
+        folder = self.image_folder(split)
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                yield from (entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
 
     def questions_path(self, split: str) -> Path:
         """Where the questions of a split lie.
@@ -122,69 +112,56 @@ class ClevrFolder:
             except UserError as error:
                 raise UserError(f"{path}: question number {number}: {error}") from error
 
-    def num_objects(self, split: str) -> dict[str, int]:
-        """Image name → number of objects in its scene; empty if the split has no scenes file.
+    def scenes(self, split: str) -> Iterator[Scene]:
+        """The scenes of a split, one by one; none if it has no scenes file.
 
         Raises:
             UserError: invalid JSON, or a scene without a name or objects.
         """
         path = self.scenes_path(split)
         if path is None:
-            return {}
-        counts = {}
-        for number, scene in enumerate(json_entries(path, "scenes")):
+            return
+        for number, entry in enumerate(json_entries(path, "scenes")):
             try:
-                counts[_field(scene, "image_filename", str)] = len(_field(scene, "objects", list))
+                name, objects = _field(entry, "image_filename", str), _field(entry, "objects", list)
+                index = entry.get("image_index")
+                yield Scene(name, None if index is None else _field(entry, "image_index", int), len(objects))
             except UserError as error:
                 raise UserError(f"{path}: scene number {number}: {error}") from error
-        return counts
 
-    def read_split(self, split: str, *, allow_missing: bool = False) -> SplitSource:
-        """Everything about a split, with its questions held against the image files that are there.
 
-        Args:
-            split: a name in the release's sense: `train`, `val`.
-            allow_missing: leave out questions whose image is missing, and count them, instead of raising.
+def parse_questions(entries: str) -> list[tuple[Any, ...]]:
+    """The columns of `Question` for entries of a questions file given as JSON with commas between; runs in any process.
 
-        Raises:
-            UserError: as `questions` and `num_objects` do; or questions whose image file is missing.
-        """
-        asked = tuple(self.questions(split))
-        folder = self.root / "images" / split
-        files = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-        questions = tuple(question for question in asked if question.image_filename in files)
-        images = {question.image_filename for question in questions}
-        missing_images = sorted({question.image_filename for question in asked} - files)
-        missing_questions = len(asked) - len(questions)
-        if missing_images and not allow_missing:
-            raise UserError(
-                f"expected an image file for each question of split {split}, got {missing_questions} questions "
-                f"whose {len(missing_images)} images are missing, the first {folder / missing_images[0]}; "
-                "add them or allow missing images"
-            )
-        scenes = self.scenes_path(split)
-        return SplitSource(
-            split=split,
-            questions=questions,
-            images=tuple(sorted(images)),
-            num_objects=self.num_objects(split),
-            json_files=(self.questions_path(split),) if scenes is None else (self.questions_path(split), scenes),
-            missing_images=tuple(missing_images),
-            missing_questions=missing_questions,
-            unasked_images=tuple(sorted(files - images)),
-        )
+    Raises:
+        UserError, ValueError: something is wrong. `ClevrFolder.questions` says what, and where in the file.
+    """
+    return list(zip(*map(_question, json.loads(f"[{entries}]")), strict=True))
+
+
+def is_image(file_name: str) -> bool:
+    """Whether a file's name ends as one of the formats that Pillow reads."""
+    return os.path.splitext(file_name)[1].lower() in _image_endings()
+
+
+@lru_cache(maxsize=1)
+def _image_endings() -> frozenset[str]:
+    from PIL import Image
+
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def _field(entry: Any, name: str, kind: type) -> Any:
-    """A field of a JSON object, which must be there and of that type."""
-    if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
+    """A field of a JSON object, which must be there and of that type (where Python takes a boolean for an integer)."""
+    if not isinstance(entry, dict) or type(entry.get(name)) is not kind:
         got = f"{entry[name]!r:.40}" if isinstance(entry, dict) and name in entry else "none"
         raise UserError(f"expected a field '{name}' of type {kind.__name__}, got {got}")
     return entry[name]
 
 
 def _question(entry: Any) -> Question:
-    program = _program(_field(entry, "program", list))
+    nodes = _field(entry, "program", list)
+    program = _program(nodes)
     image_filename = _field(entry, "image_filename", str)
     if "/" in image_filename or "\\" in image_filename:
         raise UserError(f"expected the name of an image file, got '{image_filename}'")
@@ -195,27 +172,40 @@ def _question(entry: Any) -> Question:
         image_filename=image_filename,
         question=_field(entry, "question", str),
         answer=_answer(entry),
-        question_type=question_type(program),
+        question_type=question_type(nodes),
         family_index=family_index if family_index is None else _field(entry, "question_family_index", int),
-        program=_TO_JSON(program),
+        program=program,
     )
 
 
-def _program(nodes: list[Any]) -> list[dict[str, Any]]:
-    """The nodes in the release's dialect, without caches. One plain loop: it runs millions of times."""
+def _program(nodes: list[Any]) -> str:
+    """The nodes in the release's dialect, without caches, as compact JSON. Written tightly: it runs a million times."""
     try:
-        return [
-            {
-                "function": node["function"] if "function" in node else node["type"],
-                "inputs": node["inputs"],
-                "value_inputs": node.get("value_inputs", []),
-            }
+        texts = [
+            _node(
+                node["function"] if "function" in node else node["type"],
+                len(node["inputs"]),
+                *node["inputs"],
+                *node.get("value_inputs", ()),
+            )
             for node in nodes
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"expected program nodes with `function` (or `type`) and `inputs`, got one without: {error}"
         ) from error
+    return f"[{','.join(texts)}]"
+
+
+@lru_cache(maxsize=1 << 16, typed=True)
+def _node(function: str, inputs: int, *literals: int | str) -> str:
+    """A node as JSON; of `literals` the first `inputs` are its inputs. Remembered: all programs share few nodes."""
+    indices, values = literals[:inputs], literals[inputs:]
+    if not (all(type(index) is int for index in indices) and all(type(value) is str for value in values)):
+        raise UserError(f"expected program nodes with integers as inputs and texts as values, got {literals}")
+    if len(values) > 1:
+        raise UserError(f"expected program nodes with one value at most, got {function} with {values}")
+    return json.dumps({"function": function, "inputs": indices, "value_inputs": values}, separators=(",", ":"))
 
 
 def _answer(entry: Mapping[str, Any]) -> str:

@@ -1,25 +1,69 @@
 """Image encodings: how a picture becomes the bytes that a model reads, and how those become a picture again.
 
-Pure functions of a picture and a spec. A new encoding is one class here and one line in `KINDS`; what all of them share
-(options, cropping, resizing) is in spec.py. This file knows nothing of datasets, folders or models.
+Pure functions of a picture and a spec. A new encoding is one class under `@register`, here or in a user's module; what
+all of them share (options, cropping, resizing) is in spec.py. This file knows nothing of datasets, folders or models.
 
-The byte-level paper's settings: `pixels:62x41,crop=10%,order=planar`, and with `bits=3` its discretised pixels.
 Glossary: W, H the picture's width and height, C its channels.
 """
 
 import io
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, is_dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from vqa_bench.data.scan import parse_block, scan_order
-from vqa_bench.data.spec import Option, Spec, choice, integer, parse_integer
+from vqa_bench.data.spec import Option, Spec, choice, integer, parse_integer, quantise
 from vqa_bench.errors import UserError
 
-__all__ = ["KINDS", "BmpSpec", "JpegSpec", "PixelSpec", "PngSpec", "Spec", "WebpSpec", "parse_spec"]
+__all__ = [
+    *("KINDS", "PRESETS", "BmpSpec", "JpegSpec", "PixelSpec", "PngSpec", "Spec", "WebpSpec"),
+    *("codec_versions", "parse_spec", "register"),
+]
+
+SpecType = TypeVar("SpecType", bound=Spec)
+
+KINDS: dict[str, type[Spec]] = {}
+"""Kind → its class; filled by `register`."""
+
+PRESETS: dict[str, str] = {
+    "paper": "pixels:62x41,crop=10%,order=planar",
+    "paper-3bit": "pixels:62x41,crop=10%,bits=3,order=planar",
+    "paper-3bit-codes": "pixels:62x41,crop=10%,bits=3,order=planar,codes=0",
+    "paper-500k": "pixels:480x320,order=planar",
+}
+"""Name → spec: what the byte-level paper (arXiv 2502.14553) trained on, and the full pixels of its 500K context. Its
+JPEG streams have no name here, because their quality is not published."""
+
+_CODECS = ("pil", "zlib", "zlib_ng", "libjpeg_turbo", "webp")
+
+
+def register(kind: type[SpecType]) -> type[SpecType]:
+    """Adds an encoding to `KINDS`, so that `parse_spec` reads it; a class decorator, also for modules outside.
+
+    The class is a frozen dataclass derived from `Spec` with a `kind` of its own. It must be importable by its module's
+    name, as worker processes import it anew.
+
+    Raises:
+        ValueError: not such a class, or its kind is taken.
+    """
+    name = getattr(kind, "kind", None)
+    if not (issubclass(kind, Spec) and is_dataclass(kind)):
+        raise ValueError(f"expected a dataclass derived from Spec, got {kind.__name__}")
+    if not isinstance(name, str) or re.fullmatch("[a-z][a-z0-9_]*", name) is None:
+        raise ValueError(f"expected {kind.__name__}.kind of small letters, digits and _, got {name!r}")
+    if name in KINDS and KINDS[name].__qualname__ != kind.__qualname__:
+        raise ValueError(f"expected a kind other than {', '.join(KINDS)}, got {kind.__name__}.kind = {name!r}")
+    KINDS[name] = kind
+    return kind
+
+
+def codec_versions() -> dict[str, str]:
+    """The versions of Pillow and of the libraries behind it that write image files, those that this Pillow has."""
+    return {name: version for name in _CODECS if (version := features.version(name)) is not None}
 
 
 def _parse_order(text: str) -> str:
@@ -40,6 +84,7 @@ _ORDER = {"option": Option("raster|planar|blockN|blockWxH|hilbert", _parse_order
 _WEBP_QUALITY = {"option": Option("0..100|lossless", _parse_webp_quality)}
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class PixelSpec(Spec):
     """Uncompressed channel values, W·H·C bytes, in a scan order.
@@ -48,12 +93,17 @@ class PixelSpec(Spec):
         order: `planar` writes one channel after the other (the paper's); all others keep a pixel's channels together:
             `raster` row by row, `blockN`/`blockWxH` tile by tile, `hilbert` along a space-filling curve.
         color: `rgb`, `ycbcr` (both C = 3) or `gray` (C = 1).
+        codes: with `bits`, writes the number of each value's bin, counted from this one, instead of the bin's centre:
+            3 bits with codes=0 are the bytes 0..7. None for the centres.
     """
 
     kind = "pixels"
+    host_dependent = False
+    host_reason = "Pillow's own resizing and colour conversion, in integers"
 
     order: str = field(default="raster", metadata=_ORDER)
     color: Literal["rgb", "gray", "ycbcr"] = field(default="rgb", metadata=choice("rgb", "gray", "ycbcr"))
+    codes: int | None = field(default=None, metadata=integer(0, 255))
 
     _MODES: ClassVar[dict[str, str]] = {"rgb": "RGB", "gray": "L", "ycbcr": "YCbCr"}
 
@@ -61,12 +111,19 @@ class PixelSpec(Spec):
         super().__post_init__()
         if self.size is None:
             raise self._error("size=WxH", "native; pixels do not carry their size with them")
+        if self.codes is not None and (self.bits is None or self.codes + 2**self.bits > 256):
+            bits = "no bits" if self.bits is None else f"bits={self.bits}"
+            raise self._error("bits with codes, and codes + 2^bits at most 256", f"{bits},codes={self.codes}")
 
     def encode(self, image: Image.Image) -> bytes:
         picture = self.picture(image, self._MODES[self.color])
         values = np.asarray(picture).reshape(picture.width * picture.height, -1)  # (H·W, C)
+        if self.codes is not None and self.bits is not None:
+            values = (values >> (8 - self.bits)) + np.uint8(self.codes)
         if self.order == "planar":
             return values.T.tobytes()  # (C, H·W)
+        if self.order == "raster":
+            return values.tobytes()
         return values[scan_order(self.order, *picture.size)].tobytes()
 
     def decode(self, data: bytes) -> Image.Image:
@@ -75,6 +132,8 @@ class PixelSpec(Spec):
             raise UserError(f"image encoding {self}: expected {self.max_bytes()} bytes, got {len(data)}")
         width, height = self.size
         values = np.frombuffer(data, np.uint8)
+        if self.codes is not None and self.bits is not None:
+            values = self._centres_of_codes(values)
         if self.order == "planar":
             pixels = values.reshape(-1, width * height).T  # (H·W, C)
         else:
@@ -82,6 +141,16 @@ class PixelSpec(Spec):
             pixels = np.empty_like(written)
             pixels[scan_order(self.order, width, height)] = written
         return Image.frombytes(self._MODES[self.color], self.size, pixels.tobytes()).convert("RGB")
+
+    def _centres_of_codes(self, values: np.ndarray) -> np.ndarray:
+        """The inverse of writing codes: each code's bin centre, the same shape."""
+        assert self.codes is not None
+        assert self.bits is not None
+        codes = values.astype(np.int64) - self.codes
+        if codes.min() < 0 or codes.max() >= 2**self.bits:
+            written = f"{self.codes}..{self.codes + 2**self.bits - 1}"
+            raise self._error(f"bytes {written}", f"{values.min()}..{values.max()}")
+        return quantise((codes << (8 - self.bits)).astype(np.uint8), self.bits)
 
     def max_bytes(self) -> int:
         assert self.size is not None
@@ -111,11 +180,13 @@ class FileSpec(Spec):
             raise self._error(f"a whole {self.kind} file", f"bytes that do not decode: {error}") from error
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class PngSpec(FileSpec):
     """A PNG file. The bytes depend on the zlib behind Pillow; `level` is zlib's, 0 (stored) to 9."""
 
     kind = "png"
+    host_reason = "the zlib (or zlib-ng) behind Pillow; the pixels stay the same"
 
     level: int = field(metadata=integer(0, 9))
 
@@ -123,6 +194,7 @@ class PngSpec(FileSpec):
         return {"compress_level": self.level}
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class JpegSpec(FileSpec):
     """A baseline JPEG file.
@@ -135,6 +207,7 @@ class JpegSpec(FileSpec):
     """
 
     kind = "jpeg"
+    host_reason = "the libjpeg behind Pillow"
 
     q: int = field(metadata=integer(0, 100))
     color: Literal["ycbcr", "rgb"] = field(default="ycbcr", metadata=choice("ycbcr", "rgb"))
@@ -180,11 +253,13 @@ def _constant_ends(spec: JpegSpec) -> tuple[bytes, bytes]:
     return file[:position], file[-2:]
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class WebpSpec(FileSpec):
     """A WebP file: `q` is a quality 0..100, or `lossless`."""
 
     kind = "webp"
+    host_reason = "the libwebp behind Pillow"
 
     q: int | Literal["lossless"] = field(metadata=_WEBP_QUALITY)
 
@@ -192,11 +267,14 @@ class WebpSpec(FileSpec):
         return {"lossless": True} if self.q == "lossless" else {"quality": self.q}
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class BmpSpec(FileSpec):
     """A 24-bit BMP file: a header of 54 bytes, then the rows from the lowest up, channels as blue, green, red."""
 
     kind = "bmp"
+    host_dependent = False
+    host_reason = "Pillow's own resizing, in integers"
 
     def max_bytes(self) -> int | None:
         if self.size is None:
@@ -205,17 +283,15 @@ class BmpSpec(FileSpec):
         return 54 + (3 * width + 3) // 4 * 4 * height  # rows are padded to multiples of four bytes
 
 
-KINDS: dict[str, type[Spec]] = {spec.kind: spec for spec in (PixelSpec, PngSpec, JpegSpec, WebpSpec, BmpSpec)}
-
-
 def parse_spec(text: str) -> Spec:
-    """Reads a spec such as `pixels:62x41,bits=3,order=block4`, `png:62x41,level=6` or `jpeg:480x320,q=30`.
+    """Reads a spec such as `pixels:62x41,bits=3,order=block4`, `png:62x41,level=6` or `jpeg:480x320,q=30`, or the name
+    of one out of `PRESETS`; what it returns prints as the full spec.
 
     Raises:
         UserError: an unknown kind, option or value; the message lists what is allowed.
     """
-    kind, colon, rest = text.partition(":")
+    kind, colon, rest = PRESETS.get(text, text).partition(":")
     if not colon or kind not in KINDS:
-        kinds = "|".join(KINDS)
-        raise UserError(f"expected an image encoding KIND:WxH,OPTION=VALUE with KIND {kinds}, got '{text}'")
+        kinds, names = "|".join(KINDS), "|".join(PRESETS)
+        raise UserError(f"expected an image encoding KIND:WxH,OPTION=VALUE with KIND {kinds}, or {names}, got '{text}'")
     return KINDS[kind].parse(rest)

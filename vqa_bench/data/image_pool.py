@@ -1,34 +1,42 @@
 """Encodes image files in worker processes: results in order, few of them waiting at any time.
 
-Kept apart from serialize.py because workers import this file anew, and it is light. Knows nothing of datasets.
+What a file may be is decided here: any still picture that Pillow reads whole. Kept apart from serialize.py because
+workers import this file anew, and it is light. Knows nothing of datasets.
 """
 
 import hashlib
 import io
 import multiprocessing
+import os
+import threading
+import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vqa_bench.data.spec import Spec
 from vqa_bench.errors import UserError
 
 _IMAGES_PER_TASK = 64
+_BYTES_PER_TASK = 4 << 20  # of encoded images, as far as can be told from those before
 _TASKS_PER_WORKER = 4  # handed out ahead: enough to keep workers busy while the rows before are written
+
+Result = TypeVar("Result")
 
 
 class EncodedImage(NamedTuple):
-    """An encoded image; width and height (pixels), size (bytes) and hash are those of the source file."""
+    """An encoded image; width and height (pixels, upright), size (bytes) and SHA-256 are those of the source file."""
 
     bytes: bytes
     width: int
     height: int
     file_size: int
-    sha256: str
+    sha256: bytes
 
 
 class ImagePool:
@@ -43,8 +51,10 @@ class ImagePool:
         self._pool: ProcessPoolExecutor | None = None
         if workers > 1:
             # Spawned, not forked: a fork of a process with threads (torch's, Arrow's) may hang.
-            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-            self._pool.submit(int)  # starts the processes while the caller still reads its questions
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+            for _ in range(workers):
+                self._pool.submit(int)  # starts the processes while the caller still reads its questions
 
     def __enter__(self) -> "ImagePool":
         return self
@@ -53,38 +63,101 @@ class ImagePool:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def encode(self, spec: Spec, paths: Sequence[Path]) -> Iterator[EncodedImage]:
-        """Encodes image files; yields one result for each path, in the order of `paths`.
+    @property
+    def workers(self) -> int:
+        """The number of processes that work; 1 is this one."""
+        return self._workers
 
-        Raises:
-            UserError: a file that is not a whole image; names it.
+    def in_order(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+        """Calls a function with each tuple of arguments; results in order, and the tuples are drawn as needed.
+
+        What the function raises is raised here, in its turn.
         """
-        tasks = (paths[start : start + _IMAGES_PER_TASK] for start in range(0, len(paths), _IMAGES_PER_TASK))
         if self._pool is None:
             for task in tasks:
-                yield from _encode_task(spec, task)
+                yield function(*task)
             return
-        waiting: deque[Future[list[EncodedImage]]] = deque()
+        waiting: deque[Future[Result]] = deque()
         for task in tasks:
-            waiting.append(self._pool.submit(_encode_task, spec, task))
+            waiting.append(self._pool.submit(function, *task))
             if len(waiting) == self._workers * _TASKS_PER_WORKER:
-                yield from waiting.popleft().result()
+                yield waiting.popleft().result()
         while waiting:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
+
+    def encode(self, spec: Spec, paths: Iterable[Path]) -> Iterator[EncodedImage]:
+        """Encodes image files; yields one result for each path, in the order of `paths`, which are drawn as needed.
+
+        Raises:
+            UserError: a file that is not a whole still image, or one that `spec` does not take; names it.
+        """
+        remaining, largest = iter(paths), spec.max_bytes()
+
+        def tasks() -> Iterator[tuple[Spec, list[Path]]]:
+            while True:
+                # Small tasks while nothing is known of the size of what comes back, and single ones without a pool.
+                fitting = 4 if largest is None else max(1, _BYTES_PER_TASK // max(1, largest))
+                task = list(islice(remaining, 1 if self._pool is None else min(_IMAGES_PER_TASK, fitting)))
+                if not task:
+                    return
+                yield spec, task
+
+        for results in self.in_order(_encode_task, tasks()):
+            largest = max(largest or 0, *(len(result.bytes) for result in results))
+            yield from results
+
+
+def _end_with_parent() -> None:
+    """Watches the parent from a thread: workers of a killed process would otherwise wait for tasks for ever."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _encode_task(spec: Spec, paths: Sequence[Path]) -> list[EncodedImage]:
-    return [_encode_file(spec, path) for path in paths]
+    # Pillow refuses pictures of more than 180 million pixels, and only warns of those of more than half as many.
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        return [_encode_file(spec, path) for path in paths]
 
 
 def _encode_file(spec: Spec, path: Path) -> EncodedImage:
     data = path.read_bytes()
+    image = _open(path, data)
+    try:
+        encoded = spec.encode(image)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return EncodedImage(encoded, image.width, image.height, len(data), hashlib.sha256(data).digest())
+
+
+def _open(path: Path, data: bytes) -> Image.Image:
+    """The picture in a file, upright: turned as its EXIF orientation says, as every viewer shows it.
+
+    Raises:
+        UserError: no whole image; an animation, of which no frame is more right than another; too many pixels.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.verify()  # the checksums, which loading a PNG does not look at
         with Image.open(io.BytesIO(data)) as image:
+            frames = getattr(image, "n_frames", 1)
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"expected a whole image file, got {path} with: {error}; download or make it again") from error
-    digest = hashlib.sha256(data).hexdigest()
-    return EncodedImage(spec.encode(image), image.width, image.height, len(data), digest)
+        ImageOps.exif_transpose(image, in_place=True)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"expected an image of an ordinary size, got {path} with: {error}; make it smaller") from error
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise whatever broken bytes lead them to: SyntaxError, struct.error, …
+        fault = "no format that Pillow reads" if isinstance(error, Image.UnidentifiedImageError) else error
+        fault = " ".join(str(fault).split()) or type(error).__name__
+        raise UserError(f"expected a whole image file, got {path} with: {fault}; download or make it again") from error
+    if frames > 1 and image.format != "MPO":  # cameras' MPO files hold the picture first, then previews of it
+        raise UserError(
+            f"expected a still image, got {path} with {frames} frames; save one of them as a file of its own"
+        )
+    return image

@@ -6,6 +6,7 @@ What a batch looks like is the model's own affair (its `collate`). Knows no mode
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from vqa_bench.data.shards import SplitReader
 from vqa_bench.errors import UserError
 
 Batch = TypeVar("Batch")
+PREFETCH = 4  # batches that each worker is ahead
 
 
 class Group(NamedTuple):
@@ -24,12 +26,29 @@ class Group(NamedTuple):
     questions: np.ndarray
 
 
+class Position(NamedTuple):
+    """How far training has come: an epoch, and how many images of its order have been trained on."""
+
+    epoch: int
+    images: int
+
+
+BEGINNING = Position(0, 0)
+
+
 @dataclass(frozen=True)
 class TrainPlan:
     """Which groups train at which step: every image once an epoch, in an order drawn for that epoch.
 
+    An epoch is whole batches only; the images left over wait for another epoch's order. Images that no question asks
+    about are passed over. The batches depend neither on the number of processes nor on where training began again.
+
     questions_per_image: how many of an image's questions are drawn, anew each epoch; None takes all of them.
-    rank, world: this process takes every world-th image of a batch.
+    rank, world: this process takes every world-th image of a batch. All processes have the same number of steps; where
+    world does not divide a batch, some have an image more than others, so losses are summed, not averaged.
+    start: step 0 begins behind it, at any image, also one that was reached with batches of another size.
+
+    Raises UserError for fewer images than a batch, or fewer images in a batch than processes.
     """
 
     split: SplitReader
@@ -38,25 +57,56 @@ class TrainPlan:
     questions_per_image: int | None = None
     rank: int = 0
     world: int = 1
+    start: Position = BEGINNING
 
     def __post_init__(self) -> None:
-        if len(self.split) < self.images_per_batch:
+        assert 0 <= self.rank < self.world, "a rank counts from 0"
+        if len(self._asked) < self.images_per_batch:
             raise UserError(
-                f"expected at least {self.images_per_batch} training images for one batch, got {len(self.split)}; "
+                f"expected at least {self.images_per_batch} training images for one batch, got {len(self._asked)}; "
                 "make train.images_per_batch smaller or the data larger"
+            )
+        if self.images_per_batch < self.world:
+            raise UserError(
+                f"expected at least one image a batch for each of {self.world} processes, got train.images_per_batch "
+                f"{self.images_per_batch}; make it larger or start fewer processes"
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches only: what is left over waits for another epoch's order."""
-        return len(self.split) // self.images_per_batch
+        """Whole batches only."""
+        return len(self._asked) // self.images_per_batch
+
+    def position(self, step: int) -> Position:
+        """Where a step (counted from 0 over all epochs) begins: `start` of a plan that goes on from there."""
+        first = (len(self._asked) - self.start.images) // self.images_per_batch  # batches left of the first epoch
+        if step < first:
+            return Position(self.start.epoch, self.start.images + step * self.images_per_batch)
+        epochs, place = divmod(step - first, self.steps_per_epoch)
+        return Position(self.start.epoch + 1 + epochs, place * self.images_per_batch)
 
     def groups(self, step: int) -> list[Group]:
-        """The groups of a step (counted from 0 over all epochs) that this process trains on."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.split))
-        images = order[place * self.images_per_batch :][: self.images_per_batch][self.rank :: self.world]
+        """The groups of a step that this process trains on."""
+        epoch, done = self.position(step)
+        images = self._order(epoch)[done : done + self.images_per_batch][self.rank :: self.world]
         return [Group(int(image), self._questions(int(image), epoch)) for image in images]
+
+    @cached_property
+    def _asked(self) -> np.ndarray:
+        """The rows of images that are asked about, rising."""
+        return np.unique(self.split.image_of_question)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch's images; that of the last epoch asked for is kept."""
+        if epoch not in self._orders:
+            self._orders.clear()
+            random = np.random.default_rng((self.seed, epoch))
+            self._orders[epoch] = self._asked[random.permutation(len(self._asked))]
+        return self._orders[epoch]
+
+    @cached_property
+    def _orders(self) -> dict[int, np.ndarray]:
+        return {}
 
     def _questions(self, image: int, epoch: int) -> np.ndarray:
         rows = self.split.questions_of_image[image]
@@ -70,9 +120,11 @@ def evaluation_groups(split: SplitReader, pictures: Sequence[int] | np.ndarray |
     """All questions of a split, image by image in its order.
 
     `pictures`: the row of the image to show instead of each (for the shuffled control); None shows the right ones.
+    Images that no question asks about have no group.
     """
     shown = range(len(split)) if pictures is None else pictures
-    return [Group(int(image), rows) for image, rows in zip(shown, split.questions_of_image, strict=True)]
+    pairs = zip(shown, split.questions_of_image, strict=True)
+    return [Group(int(image), rows) for image, rows in pairs if len(rows)]
 
 
 def shuffled_pictures(images: int, seed: int) -> np.ndarray:
@@ -98,15 +150,31 @@ class _Steps(Dataset[Batch]):
         return self.collate(self.groups(step))
 
 
+def _as_made(batch: Batch) -> Batch:
+    """In place of the loader's own conversion of what it is given."""
+    return batch
+
+
 def batches(
     groups: Callable[[int], list[Group]],
     collate: Callable[[list[Group]], Batch],
     steps: range,
     *,
     workers: int = 0,
+    pin: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of the given steps, in order; `workers` processes prepare them ahead (0: in this process)."""
+    """The batches of the given steps, in order; `workers` processes prepare them ahead (0: in this process).
+
+    One iterator serves all epochs, so workers start once. They map the shard's files themselves; nothing of it is
+    copied. `pin` puts batches into page-locked memory, from which a GPU reads beside its work; only where there is one.
+    """
     loader: DataLoader[Batch] = DataLoader(
-        _Steps(groups, collate), batch_size=None, sampler=list(steps), num_workers=workers
+        _Steps(groups, collate),
+        batch_size=None,
+        sampler=steps,
+        collate_fn=_as_made,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=PREFETCH if workers else None,
     )
     return iter(loader)

@@ -4,6 +4,7 @@ No timestamps and no absolute paths, so that the same input gives the same manif
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -90,7 +91,7 @@ class Manifest(_Record):
     Attributes:
         spec: the image encoding's text.
         codecs: versions of the libraries that wrote the image bytes.
-        splits: by the shard's names: `train`, `dev`, `test`.
+        splits: by the shard's names: `train`, `dev`, `test`, `test_b`, `unlabelled`, `unlabelled_b`.
         files: every other file, by its path inside the shard.
     """
 
@@ -147,7 +148,11 @@ def file_info(path: Path) -> FileInfo:
     return FileInfo(bytes=path.stat().st_size, sha256=digest)
 
 
-def fingerprint(files: dict[str, FileInfo]) -> str:
-    """SHA-256 over the sorted names, sizes and hashes of files; names are paths inside their folder."""
-    lines = (f"{name}\t{info.bytes}\t{info.sha256}\n" for name, info in sorted(files.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def fingerprint(files: Iterable[tuple[str, int, str]]) -> str:
+    """SHA-256 over the names, sizes and hashes of files; names are paths inside their folder, and must rise."""
+    digest, before = hashlib.sha256(), ""
+    for name, size, sha256 in files:
+        assert before < name, (before, name)
+        digest.update(f"{name}\t{size}\t{sha256}\n".encode())
+        before = name
+    return digest.hexdigest()

@@ -4,16 +4,17 @@ The bytes of a shard are a function of the folder, the encoding and the choice o
 number of worker processes. This file knows nothing of sequences, models or torch.
 """
 
-import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import features
 
-from vqa_bench.data.clevr import ClevrFolder, SplitSource
-from vqa_bench.data.image_pool import ImagePool
+from vqa_bench.data.clevr import ClevrFolder
+from vqa_bench.data.encodings import codec_versions
+from vqa_bench.data.folders import new_folder
+from vqa_bench.data.image_pool import EncodedImage, ImagePool
 from vqa_bench.data.manifest import (
     ByteLengths,
     DevInfo,
@@ -25,14 +26,11 @@ from vqa_bench.data.manifest import (
     fingerprint,
     write_manifest,
 )
-from vqa_bench.data.shards import IMAGE_SCHEMA, QUESTION_SCHEMA, ImageRow, QuestionRow, new_folder, write_rows
+from vqa_bench.data.shards import IMAGE_SCHEMA, QUESTION_SCHEMA, ImageRow, QuestionRow, write_rows
+from vqa_bench.data.source_split import NO_ROW, SourceSplit, survey
 from vqa_bench.data.spec import Spec
+from vqa_bench.data.split_plan import UNLABELLED, Choice, carve_dev, choose_splits, places_of_split
 from vqa_bench.errors import UserError
-
-SOURCE_OF_SPLIT = {"train": "train", "dev": "train", "test": "val"}
-"""Split of a shard → split of the release. The official val is the test set: CLEVR's own test set has no answers."""
-
-CODECS = ("pil", "zlib", "zlib_ng", "libjpeg_turbo", "webp")
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
@@ -48,9 +46,13 @@ def serialize(
     dev_seed: int = 0,
     splits: Sequence[str] | None = None,
     allow_missing: bool = False,
+    keep_unasked: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
     """Writes a shard of a CLEVR folder. It appears at `out` when it is complete, or not at all.
+
+    The questions are read once, piece by piece, and all of them are checked before the first image is opened. Memory
+    does not grow with the number of questions, and by some hundred bytes (its name, size and hash) with each image.
 
     Args:
         source: a folder in the layout of the CLEVR release.
@@ -59,8 +61,10 @@ def serialize(
         workers: number of processes that encode images, at least 1.
         dev_fraction: part of the training images that become the split `dev`, in [0, 1); 0 for no such split.
         dev_seed: which images these are.
-        splits: which of `train`, `dev` and `test` to write; None for all that the folder has.
+        splits: which splits of `split_plan.SOURCE_OF_SPLIT` to write; None for all that the folder has.
         allow_missing: leave out questions whose image file is missing, and count them, instead of raising.
+        keep_unasked: write images that no question asks about too, and with them splits that have images alone: as
+            `unlabelled` CLEVR's own test split, which has no answers.
         progress: told about each image.
 
     Returns:
@@ -74,157 +78,148 @@ def serialize(
         raise UserError(f"expected at least 1 worker, got {workers}")
     if not 0 <= dev_fraction < 1:
         raise UserError(f"expected a dev fraction in [0, 1), got {dev_fraction}")
+    clevr = ClevrFolder(source, images_only=keep_unasked)
+    choices = choose_splits(
+        clevr.splits, clevr.image_splits, wanted=splits, dev=dev_fraction > 0, keep_unasked=keep_unasked
+    )
     with new_folder(out) as folder, ImagePool(workers) as pool:
-        plans = _plan(
-            ClevrFolder(source),
-            splits,
-            dev_fraction=dev_fraction,
-            dev_seed=dev_seed,
-            allow_missing=allow_missing,
-        )
-        total = sum(len(plan.images) for plan in plans)
-        writer = _Writer(source=source, spec=spec, folder=folder, pool=pool, total=total, progress=progress)
-        infos = {plan.name: writer.write_split(plan) for plan in plans}
-        carved = dev_fraction > 0 and any(plan.source.split == "train" for plan in plans)
+        sources = _survey(clevr, choices, folder, pool=pool, allow_missing=allow_missing, keep_unasked=keep_unasked)
+        carved = next((sources[choice.source] for choice in choices if choice.name in ("train", "dev")), None)
+        dev = frozenset() if carved is None else carve_dev(carved.images, dev_fraction, dev_seed)
+        places = {name: places_of_split(name, sources[origin].images, dev=dev) for name, origin in choices}
+        total = sum(map(len, places.values()))
+        writer = _Writer(clevr=clevr, spec=spec, folder=folder, pool=pool, total=total, progress=progress)
+        infos = {name: writer.write_split(name, sources[origin], places[name]) for name, origin in choices}
+        for spill in folder.glob(f"*{_SPILL_ENDING}"):
+            spill.unlink()
         return write_manifest(
             folder,
             spec=str(spec),
             source=writer.source_info(),
-            dev=DevInfo(fraction=dev_fraction, seed=dev_seed) if carved else None,
-            codecs={name: version for name in CODECS if (version := features.version(name)) is not None},
+            dev=DevInfo(fraction=dev_fraction, seed=dev_seed) if dev else None,
+            codecs=codec_versions(),
             splits=infos,
         )
 
 
-def carve_dev(images: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
-    """The training images that are set aside for development: at least one, unless the fraction is 0.
-
-    Ranked by a hash of seed and name, so the choice depends on no listing order and no version of a generator.
-
-    Raises:
-        UserError: none would be left to train on.
-    """
-    if fraction == 0:
-        return frozenset()
-    count = max(1, round(len(images) * fraction))
-    if count >= len(images):
-        raise UserError(
-            f"expected a dev fraction that leaves images to train on, got {fraction} of {len(images)}; lower it"
-        )
-    ranked = sorted(images, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    return frozenset(ranked[:count])
+_SPILL_ENDING = ".questions"
 
 
-@dataclass(frozen=True)
-class _SplitPlan:
-    """One split of the shard: its name, what it is taken from, and which of the images there, in writing order."""
-
-    name: str
-    source: SplitSource
-    images: tuple[str, ...]
-
-
-def _plan(
+def _survey(
     clevr: ClevrFolder,
-    splits: Sequence[str] | None,
+    choices: Sequence[Choice],
+    folder: Path,
     *,
-    dev_fraction: float,
-    dev_seed: int,
+    pool: ImagePool,
     allow_missing: bool,
-) -> list[_SplitPlan]:
-    """What goes into which split of the shard; everything that can be wrong with the JSON is found here."""
-    possible = [name for name, origin in SOURCE_OF_SPLIT.items() if origin in clevr.splits]
-    if dev_fraction == 0 and "dev" in possible:
-        possible.remove("dev")
-    wanted = possible if splits is None else [name for name in SOURCE_OF_SPLIT if name in splits]
-    unknown = sorted(set(wanted if splits is None else splits) - set(possible))
-    if unknown or not wanted:
-        raise UserError(
-            f"expected splits that {clevr.root} can give ({', '.join(possible) or 'none'}), "
-            f"got {', '.join(unknown) or 'none'}"
+    keep_unasked: bool,
+) -> dict[str, SourceSplit]:
+    """Reads the splits that are needed; everything that can be wrong with the JSON is found here."""
+    sources = {}
+    for name, origin in choices:
+        if origin in sources:
+            continue
+        sources[origin] = survey(
+            clevr,
+            origin,
+            folder / f"{origin}{_SPILL_ENDING}",
+            pool=pool,
+            allow_missing=allow_missing,
+            keep_unasked=keep_unasked,
+            asked=name not in UNLABELLED,
         )
-    sources = {
-        origin: clevr.read_split(origin, allow_missing=allow_missing)
-        for origin in dict.fromkeys(SOURCE_OF_SPLIT[name] for name in wanted)
-    }
-    for origin, source in sources.items():
-        if not source.images:
-            raise UserError(f"expected questions about images in split {origin} of {clevr.root}, got none")
-    dev = carve_dev(sources["train"].images, dev_fraction, dev_seed) if "train" in sources else frozenset()
-    plans = []
-    for name in wanted:
-        source = sources[SOURCE_OF_SPLIT[name]]
-        images = tuple(image for image in source.images if name == "test" or (image in dev) == (name == "dev"))
-        plans.append(_SplitPlan(name, source, images))
-    return plans
+        if not sources[origin].images:
+            expected = "images" if keep_unasked else "questions about images"
+            raise UserError(f"expected {expected} in split {origin} of {clevr.root}, got none")
+    return sources
+
+
+@dataclass
+class _FilesRead:
+    """Size and SHA-256 of each image of a source split that was read, 40 bytes an image; a size of -1 for the rest."""
+
+    sizes: np.ndarray  # (images,) int64
+    hashes: np.ndarray  # (images, 32) uint8
+
+    @classmethod
+    def none_of(cls, images: int) -> "_FilesRead":
+        return cls(np.full(images, -1), np.zeros((images, 32), np.uint8))
+
+    def add(self, place: int, image: EncodedImage) -> None:
+        self.sizes[place] = image.file_size
+        self.hashes[place] = np.frombuffer(image.sha256, np.uint8)
 
 
 @dataclass(kw_only=True)
 class _Writer:
-    """Writes the splits of one shard into `folder` and remembers every file of `source` that was read."""
+    """Writes the splits of one shard into `folder` and remembers every file of the source that was read."""
 
-    source: Path
+    clevr: ClevrFolder
     spec: Spec
     folder: Path
     pool: ImagePool
     total: int
     progress: Progress | None
     done: int = 0
-    files_read: dict[str, FileInfo] = field(default_factory=dict)
-    json_files: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, SourceSplit] = field(default_factory=dict)
+    images_read: dict[str, _FilesRead] = field(default_factory=dict)
+    json_read: dict[str, FileInfo] = field(default_factory=dict)
 
-    def write_split(self, plan: _SplitPlan) -> SplitInfo:
-        for path in plan.source.json_files:
-            name = path.relative_to(self.source).as_posix()
-            if name not in self.json_files:
-                self.files_read[name] = file_info(path)
-                self.json_files[name] = self.files_read[name].sha256
-        image_lengths: list[int] = []
-        write_rows(self.folder / plan.name / "images.arrow", IMAGE_SCHEMA, self._image_rows(plan, image_lengths))
-        question_lengths: list[int] = []
-        write_rows(self.folder / plan.name / "questions.arrow", QUESTION_SCHEMA, _question_rows(plan, question_lengths))
+    def write_split(self, name: str, source: SourceSplit, places: np.ndarray) -> SplitInfo:
+        """Writes a split of the shard, of the images at some places of `source.images`."""
+        for path in source.json_files:
+            self.json_read.setdefault(path.relative_to(self.clevr.root).as_posix(), file_info(path))
+        self.sources[source.split] = source
+        self.images_read.setdefault(source.split, _FilesRead.none_of(len(source.images)))
+        image_lengths, question_lengths = array("q"), array("q")
+        images = self._image_rows(source, places, image_lengths)
+        write_rows(self.folder / name / "images.arrow", IMAGE_SCHEMA, images)
+        questions = _question_rows(source, places, question_lengths)
+        write_rows(self.folder / name / "questions.arrow", QUESTION_SCHEMA, questions)
         return SplitInfo(
-            source_split=plan.source.split,
+            source_split=source.split,
             images=len(image_lengths),
             questions=len(question_lengths),
             image_bytes=ByteLengths.of(np.array(image_lengths)),
             question_bytes=ByteLengths.of(np.array(question_lengths)),
-            missing_images=len(plan.source.missing_images),
-            missing_questions=plan.source.missing_questions,
-            unasked_images=len(plan.source.unasked_images),
+            missing_images=source.missing_images,
+            missing_questions=source.missing_questions,
+            unasked_images=source.unasked_images,
         )
 
     def source_info(self) -> SourceInfo:
+        """What was read; the fingerprint goes through it in the order of the names, without a list of them."""
         return SourceInfo(
-            name=self.source.resolve().name, fingerprint=fingerprint(self.files_read), json_files=self.json_files
+            name=self.clevr.root.resolve().name,
+            fingerprint=fingerprint(self._files_read()),
+            json_files={name: info.sha256 for name, info in self.json_read.items()},
         )
 
-    def _image_rows(self, plan: _SplitPlan, lengths: list[int]) -> Iterator[ImageRow]:
-        index_of = {question.image_filename: question.image_index for question in plan.source.questions}
-        names = [f"images/{plan.source.split}/{image}" for image in plan.images]
-        encoded = self.pool.encode(self.spec, [self.source / name for name in names])
-        for image, name, result in zip(plan.images, names, encoded, strict=True):
-            self.files_read[name] = FileInfo(bytes=result.file_size, sha256=result.sha256)
-            lengths.append(len(result.bytes))
+    def _files_read(self) -> Iterator[tuple[str, int, str]]:
+        """Name, size and SHA-256: `images/…` first, then `questions/…` and `scenes/…`."""
+        for prefix, split in sorted((f"images/{split}/", split) for split in self.sources):
+            read = self.images_read[split]
+            for name, size, sha256 in zip(self.sources[split].images, read.sizes, read.hashes, strict=True):
+                if size >= 0:
+                    yield prefix + name, int(size), sha256.tobytes().hex()
+        yield from ((name, info.bytes, info.sha256) for name, info in sorted(self.json_read.items()))
+
+    def _image_rows(self, source: SourceSplit, places: np.ndarray, lengths: array) -> Iterator[ImageRow]:
+        folder, read = self.clevr.image_folder(source.split), self.images_read[source.split]
+        encoded = self.pool.encode(self.spec, (folder / source.images[place] for place in places))
+        for place, image in zip(places.tolist(), encoded, strict=True):
+            read.add(place, image)
+            lengths.append(len(image.bytes))
             self.done += 1
             if self.progress is not None:
                 self.progress(self.done, self.total)
-            yield ImageRow(image, index_of[image], result.bytes, result.width, result.height)
+            index = int(source.image_index[place])
+            yield ImageRow(source.images[place], index, image.bytes, image.width, image.height)
 
 
-def _question_rows(plan: _SplitPlan, lengths: list[int]) -> Iterator[QuestionRow]:
-    row_of = {image: row for row, image in enumerate(plan.images)}
-    for question in plan.source.questions:
-        if question.image_filename not in row_of:
-            continue
-        lengths.append(len(question.question.encode()))
-        yield QuestionRow(
-            question.question_index,
-            row_of[question.image_filename],
-            question.question,
-            question.answer,
-            question.question_type,
-            question.family_index,
-            question.program,
-            plan.source.num_objects.get(question.image_filename),
-        )
+def _question_rows(source: SourceSplit, places: np.ndarray, lengths: array) -> Iterator[QuestionRow]:
+    row_of_image = np.full(len(source.images), NO_ROW)
+    row_of_image[places] = np.arange(len(places))
+    for row in source.questions(row_of_image):
+        lengths.append(len(row.question.encode()))
+        yield row

@@ -7,15 +7,9 @@ costs nothing and image bytes are never copied. This file knows nothing of encod
 """
 
 import json
-import os
-import secrets
-import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from glob import escape
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +19,10 @@ import pyarrow as pa
 from vqa_bench.data.manifest import Manifest, file_info, read_manifest
 from vqa_bench.errors import UserError
 
-# Rows of one record batch. Fixed, because the bytes of a file depend on it; small, because a batch is held in memory
-# while it is written and may hold no more than 2 GiB of image bytes.
+# Rows and image bytes of one record batch at most (a larger image is a batch of its own). Fixed, because the bytes of a
+# file depend on them; small, because a batch is held in memory while it is written, and Arrow allows it 2 GiB.
 BATCH_ROWS = 256
-_ABANDONED_SECONDS = 24 * 3600
-
+BATCH_BYTES = 128 << 20
 IMAGE_SCHEMA = pa.schema(
     [
         pa.field("image_filename", pa.string(), nullable=False),
@@ -76,51 +69,62 @@ class QuestionRow(NamedTuple):
     num_objects: int | None
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes `out` when the block ends, and vanishes if it raises.
-
-    Raises:
-        UserError: `out` exists.
-    """
-    if out.exists():
-        raise UserError(f"expected a new path for the shard, got {out}, which exists; delete it or choose another")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{out.name}.partial-"
-    for leftover in sorted(out.parent.glob(f"{escape(prefix)}*")):
-        if _is_abandoned(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
-    folder = out.parent / f"{prefix}{secrets.token_hex(4)}"
-    folder.mkdir()
-    try:
-        yield folder
-        try:
-            os.replace(folder, out)
-        except OSError as error:
-            raise UserError(f"expected to create {out}, got: {error}; was it made meanwhile?") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_abandoned(folder: Path) -> bool:
-    """Whether nothing in a temporary folder has changed for a day: its writer was killed, or it would be writing."""
-    try:
-        changed = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
-    except OSError:  # another process cleans up at the same moment
-        return False
-    return time.time() - changed > _ABANDONED_SECONDS
-
-
 def write_rows(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes rows (tuples in the order of the schema) as an Arrow stream, `BATCH_ROWS` at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    iterator = iter(rows)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := list(islice(iterator, BATCH_ROWS)):
+    """Writes rows (tuples in the order of the schema) as an Arrow stream; holds one batch of them at a time."""
+    binary = [column for column, field in enumerate(schema) if field.type == pa.binary()]
+    with _stream(path, schema) as writer:
+        for batch in _batches(rows, binary):
             columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*batch, strict=True), schema, strict=True)
+                arrow_column(column, field.type) for column, field in zip(zip(*batch, strict=True), schema, strict=True)
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def arrow_column(values: Any, kind: pa.DataType) -> pa.Array:
+    """Integers, texts or bytes (None for null) as an Arrow array, the one that `pa.array` makes.
+
+    That would first import pandas, half a second of work, to see whether the values are pandas'.
+    """
+    present = [value is not None for value in values]
+    nulls = present.count(False)
+    validity = pa.py_buffer(np.packbits(present, bitorder="little")) if nulls else None
+    if kind in (pa.string(), pa.binary()):
+        data = [value if isinstance(value, bytes) else (value or "").encode() for value in values]
+        offsets = np.zeros(len(data) + 1, np.int32)
+        np.cumsum([len(item) for item in data], out=offsets[1:])
+        buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
+    else:
+        numbers = [0 if value is None else value for value in values] if nulls else values
+        buffers = [validity, pa.py_buffer(np.array(numbers, kind.to_pandas_dtype()))]
+    return pa.Array.from_buffers(kind, len(present), buffers, null_count=nulls)
+
+
+def _batches(rows: Iterable[Sequence[Any]], binary: Sequence[int]) -> Iterator[list[Sequence[Any]]]:
+    """The rows in lists of `BATCH_ROWS`, or of fewer where the columns `binary` have more than `BATCH_BYTES`."""
+    batch: list[Sequence[Any]] = []
+    held = 0
+    for row in rows:
+        size = sum(len(row[column]) for column in binary)
+        if len(batch) == BATCH_ROWS or (batch and held + size > BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(row)
+        held += size
+    if batch:
+        yield batch
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The record batches of an Arrow stream, one at a time; read, not mapped, so that no more is held."""
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        yield from reader
+
+
+@contextmanager
+def _stream(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        yield writer
 
 
 def open_shard(path: Path) -> "Shard":

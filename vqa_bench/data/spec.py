@@ -19,7 +19,9 @@ Size = tuple[int, int]
 
 MAX_SIDE = 16_383  # the most that every format here can hold (WebP's limit)
 
-# Pillow's modes whose conversion to RGB keeps eight bits a channel as they are (alpha is dropped, not blended).
+# Pillow's modes whose conversion to RGB keeps eight bits a channel as they are (alpha is dropped, not blended). Others
+# (I;16, I, F) hold numbers whose range only their maker knows; Pillow would clip them to 0..255. (A PNG with three
+# channels of 16 bits is none of them: Pillow's reader itself keeps the high byte of each and calls it RGB.)
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
 
@@ -94,6 +96,11 @@ class Spec(ABC):
 
     kind: ClassVar[str]
 
+    host_dependent: ClassVar[bool] = True
+    """Whether one picture may give other bytes on another installation; the pixels they stand for may move too."""
+    host_reason: ClassVar[str] = "this encoding does not say what its bytes depend on"
+    """What the bytes depend on beside the picture, as half a sentence."""
+
     size: Size | None = field(metadata=_SIZE)
     crop: int | None = field(default=None, metadata=_CROP)
     bits: int | None = field(default=None, metadata=integer(1, 8))
@@ -162,15 +169,22 @@ class Spec(ABC):
     def picture(self, image: Image.Image, mode: str = "RGB") -> Image.Image:
         """The picture that is encoded: cropped, resized, in Pillow's `mode`, quantised, without any metadata.
 
+        Pictures of any mode with eight bits a channel or fewer are taken: palettes are looked up, grey and CMYK become
+        RGB, alpha is dropped (CLEVR's is 255 everywhere). Rotation tags are the business of who opens the file.
+
         Raises:
             UserError: a picture with more than eight bits a channel.
         """
         if image.mode not in _EIGHT_BIT_MODES:
             raise UserError(f"expected a picture with 8 bits a channel, got Pillow's mode {image.mode}; convert it")
-        picture = image.convert("RGB")
-        if self.crop is not None:
+        picture = image
+        if self.crop is not None:  # first, so that what is cut off is not converted
             left, top = picture.width * self.crop // 100, picture.height * self.crop // 100
             picture = picture.crop((left, top, picture.width - left, picture.height - top))
+        if "transparency" in picture.info:  # alpha in a palette, which is dropped as any other; Pillow would warn of it
+            picture = picture.copy()
+            del picture.info["transparency"]
+        picture = picture.convert("RGB")
         if self.size is not None:
             picture = picture.resize(self.size, Image.Resampling.LANCZOS)
         picture = picture.convert(mode)

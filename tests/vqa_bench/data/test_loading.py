@@ -1,11 +1,13 @@
 """Batches are a function of the step: every image once an epoch, ranks apart, workers or not, shuffled pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.vqa_bench.cells import make_shard
-from vqa_bench.data.loading import TrainPlan, batches, evaluation_groups, shuffled_pictures
-from vqa_bench.data.shards import SplitReader
+from vqa_bench.data.loading import Group, Position, TrainPlan, batches, evaluation_groups, shuffled_pictures
+from vqa_bench.data.shards import IMAGE_SCHEMA, QUESTION_SCHEMA, SplitReader, write_rows
 from vqa_bench.errors import UserError
 
 
@@ -41,15 +43,63 @@ def test_some_questions_of_an_image_drawn_anew_each_epoch(split: SplitReader) ->
     assert drawn[0] != drawn[1]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("questions", [None, 2])
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_ranks_together_see_exactly_the_samples_of_one(split: SplitReader, world: int, questions: int | None) -> None:
+    one = TrainPlan(split, 0, 5, questions)  # 5 images a batch: neither 2 nor 3 divide it, and 18 images leave 3 over
+    ranks = [TrainPlan(split, 0, 5, questions, rank=rank, world=world) for rank in range(world)]
+    assert {rank.steps_per_epoch for rank in ranks} == {3}
+    for step in range(7):
+        parts = [rank.groups(step) for rank in ranks]
+        assert min(map(len, parts)) >= 1
+        together = [group for place in range(5) for part in parts for group in part[place : place + 1]]
+        assert _samples(together) == _samples(one.groups(step))
+
+
+def test_more_processes_than_images_of_a_batch(split: SplitReader) -> None:
+    with pytest.raises(UserError, match=r"each of 4 processes, got train\.images_per_batch 3"):
+        TrainPlan(split, 0, 3, rank=1, world=4)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_start_anywhere(split: SplitReader, workers: int) -> None:
     plan = TrainPlan(split, seed=0, images_per_batch=6)
-    found = list(batches(plan.groups, _images, range(2, 5), workers=workers))
-    assert found == [_images(plan.groups(step)) for step in range(2, 5)]
+    found = list(batches(plan.groups, _samples, range(2, 5), workers=workers))
+    assert found == [_samples(plan.groups(step)) for step in range(2, 5)]
 
 
-def _images(groups: list) -> list[int]:
-    return [group.image for group in groups]
+def test_training_goes_on_at_any_image(split: SplitReader) -> None:
+    whole = TrainPlan(split, 0, 4, 2)
+    assert [whole.position(step) for step in (0, 3, 4, 9)] == [(0, 0), (0, 12), (1, 0), (2, 4)]
+    for step in (1, 3, 4, 6):
+        rest = TrainPlan(split, 0, 4, 2, start=whole.position(step))
+        assert [_samples(rest.groups(later)) for later in range(6)] == [
+            _samples(whole.groups(step + later)) for later in range(6)
+        ]
+    # Behind 7 images of the second epoch, with batches of another size: the other 11 images, then the third epoch's.
+    other = TrainPlan(split, 0, 5, start=Position(1, 7))
+    order = [group.image for step in range(18, 36) for group in TrainPlan(split, 0, 1).groups(step)]
+    assert [group.image for step in range(2) for group in other.groups(step)] == order[7:17]
+    assert [other.position(step) for step in range(4)] == [(1, 7), (1, 12), (2, 0), (2, 5)]
+    assert TrainPlan(split, 0, 5, start=Position(1, 18)).position(0) == (2, 0)
+
+
+def test_images_that_no_question_asks_about_are_passed_over(tmp_path: Path) -> None:
+    pictures = [(f"{i}.png", i, b"x", 1, 1) for i in range(6)]
+    asked = [(row, image, "What?", "no", "exist", None, "[]", None) for row, image in enumerate([4, 1, 1, 3])]
+    write_rows(tmp_path / "images.arrow", IMAGE_SCHEMA, pictures)
+    write_rows(tmp_path / "questions.arrow", QUESTION_SCHEMA, asked)
+    some = SplitReader(tmp_path)
+    plan = TrainPlan(some, 0, 3)
+    for step in range(3):
+        assert sorted(_samples(plan.groups(step))) == [(1, [1, 2]), (3, [3]), (4, [0])]
+    assert _samples(evaluation_groups(some)) == [(1, [1, 2]), (3, [3]), (4, [0])]
+    with pytest.raises(UserError, match="at least 4 training images for one batch, got 3"):
+        TrainPlan(some, 0, 4)
+
+
+def _samples(groups: list[Group]) -> list[tuple[int, list[int]]]:
+    return [(group.image, group.questions.tolist()) for group in groups]
 
 
 def test_shuffled_pictures_are_all_others() -> None:

@@ -19,10 +19,12 @@ from tests.vqa_bench.data.clevr_folder import (
     noise_image,
     questions_path,
 )
-from vqa_bench.data import image_pool
-from vqa_bench.data.encodings import parse_spec
-from vqa_bench.data.serialize import carve_dev, serialize
+from tests.vqa_bench.data.test_encoding_registry import ToySpec
+from vqa_bench.data import image_pool, json_entries
+from vqa_bench.data.encodings import Spec, parse_spec
+from vqa_bench.data.serialize import serialize
 from vqa_bench.data.shards import open_shard
+from vqa_bench.data.split_plan import carve_dev
 from vqa_bench.errors import UserError
 
 PIXELS = parse_spec("pixels:8x6")
@@ -39,8 +41,12 @@ def contents(shard: Path) -> dict[str, bytes]:
 
 
 def encoded(path: Path, text: str) -> bytes:
+    return encoded_by(parse_spec(text), path)
+
+
+def encoded_by(spec: Spec, path: Path) -> bytes:
     with Image.open(path) as image:
-        return parse_spec(text).encode(image)
+        return spec.encode(image)
 
 
 @pytest.mark.parametrize("text", ["pixels:8x6,order=block2", "png:native,level=0", "jpeg:16x12,q=50,tables=drop"])
@@ -133,7 +139,85 @@ def test_the_fingerprint_follows_the_files_that_were_read(folder: Path, tmp_path
     assert len({first, changed_image, fingerprint("fourth")}) == 3
 
 
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_one_or_four_workers_and_two_runs_give_the_same_hashes(
+    real: bool, real_clevr: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(json_entries, "RUN_CHARACTERS", 2000)  # many pieces of the questions too
+    source = make_clevr_folder(tmp_path / "clevr", {"train": 140, "val": 20})
+    if real and real_clevr is not None:
+        source = real_clevr
+    shards = [tmp_path / f"shard{run}" for run in range(3)]
+    for shard, workers in zip(shards, (1, 4, 4), strict=True):
+        serialize(source, parse_spec("png:16x12,level=6"), shard, workers=workers, allow_missing=True)
+    assert contents(shards[0]) == contents(shards[1]) == contents(shards[2])
+
+
+@pytest.mark.slow
+def test_all_of_real_clevr_serialises(real_clevr: Path | None, tmp_path: Path):
+    """268 training images without questions, 19 of val of which 16 are asked about, and 5 of test, without answers."""
+    source = real_clevr or like_real_clevr(tmp_path)
+    expected = {"train": (255, 0), "dev": (13, 0), "test": (19, 160 if real_clevr else 80), "unlabelled": (5, 0)}
+    check_all_serialises(source, tmp_path, expected)
+    assert sum(images for images, _ in expected.values()) == 292
+
+
+def test_a_folder_like_real_clevr_serialises_whole(tmp_path: Path):
+    expected = {"train": (255, 0), "dev": (13, 0), "test": (19, 80), "unlabelled": (5, 0)}
+    check_all_serialises(like_real_clevr(tmp_path), tmp_path, expected)
+
+
+def like_real_clevr(tmp_path: Path) -> Path:
+    source = make_clevr_folder(tmp_path / "clevr", {"train": 268, "val": 16, "test": 5})
+    questions_path(source, "train").unlink()
+    for index in range(16, 19):
+        noise_image((32, 24), seed=index).save(source / f"images/val/CLEVR_val_{index:06d}.png")
+    return source
+
+
+def check_all_serialises(source: Path, tmp_path: Path, expected: dict[str, tuple[int, int]]) -> None:
+    manifest = serialize(source, PIXELS, tmp_path / "shard", workers=2, allow_missing=True, keep_unasked=True)
+    assert {name: (info.images, info.questions) for name, info in manifest.splits.items()} == expected
+    shard = open_shard(tmp_path / "shard")
+    assert shard.split("train").question == []
+    assert [len(rows) for rows in shard.split("unlabelled").questions_of_image] == [0] * 5
+    images = shard.split("unlabelled").images.to_pylist()
+    assert all(image["image_filename"] == f"CLEVR_test_{image['image_index']:06d}.png" for image in images)
+
+
 # ---- splits
+
+
+def test_cogent_tests_on_both_conditions(tmp_path: Path):
+    splits = {"trainA": 10, "valA": 2, "valB": 3, "testA": 1, "testB": 1}
+    folder = make_clevr_folder(tmp_path / "cogent", splits)
+    manifest = serialize(folder, PIXELS, tmp_path / "shard", workers=1)
+    assert {name: (info.source_split, info.images) for name, info in manifest.splits.items()} == {
+        "train": ("trainA", 9),
+        "dev": ("trainA", 1),
+        "test": ("valA", 2),
+        "test_b": ("valB", 3),
+    }
+    whole = serialize(folder, PIXELS, tmp_path / "whole", workers=1, keep_unasked=True)
+    assert {name: info.questions for name, info in whole.splits.items() if "unlabelled" in name} == {
+        "unlabelled": 0,
+        "unlabelled_b": 0,
+    }
+    (folder / "images" / "train").mkdir()
+    (folder / "images" / "train" / "a.png").touch()
+    with pytest.raises(UserError, match="got both train and trainA"):
+        serialize(folder, PIXELS, tmp_path / "both", workers=1, keep_unasked=True)
+
+
+def test_unasked_images_are_left_out_unless_they_are_asked_for(folder: Path, tmp_path: Path):
+    edit_questions(folder, "train", lambda questions: questions.__delitem__(slice(PER_IMAGE)))
+    left_out = serialize(folder, PIXELS, tmp_path / "a", workers=1, dev_fraction=0).splits["train"]
+    kept = serialize(folder, PIXELS, tmp_path / "b", workers=1, dev_fraction=0, keep_unasked=True).splits["train"]
+    assert (left_out.images, left_out.unasked_images) == (9, 1)
+    assert (kept.images, kept.unasked_images) == (10, 0)
+    assert left_out.questions == kept.questions == 9 * PER_IMAGE
+    with pytest.raises(UserError, match=r"\(train, dev, test\), got unlabelled"):
+        serialize(folder, PIXELS, tmp_path / "c", workers=1, splits=["unlabelled"])
 
 
 def test_dev_images_are_not_in_train_and_depend_on_the_seed_only(folder: Path, tmp_path: Path):
@@ -246,13 +330,26 @@ def test_a_folder_without_questions_for_us_is_an_error(folder: Path, tmp_path: P
     with pytest.raises(UserError, match="expected questions about images in split val"):
         serialize(folder, PIXELS, tmp_path / "shard", workers=1)
     for split in ("train", "val"):
-        questions_path(folder, split).rename(questions_path(folder, f"{split}A"))
+        questions_path(folder, split).rename(questions_path(folder, f"{split}_old"))
     with pytest.raises(UserError, match=r"can give \(none\), got none"):
         serialize(folder, PIXELS, tmp_path / "shard", workers=1)
 
 
-def test_serialising_does_not_import_torch():
-    modules = ["vqa_bench.data.serialize", "vqa_bench.data.shards", "vqa_bench.data.encodings"]
-    code = f"import sys, {', '.join(modules)}; print([name for name in ('torch', 'datasets') if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_users_own_encoding_reaches_the_workers(folder: Path, tmp_path: Path, workers: int):
+    serialize(folder, ToySpec(size=None), tmp_path / "shard", workers=workers, splits=["test"])
+    split = open_shard(tmp_path / "shard").split("test")
+    assert split.image_bytes(1).tobytes() == encoded_by(ToySpec(size=None), folder / "images/val/CLEVR_val_000001.png")
+
+
+def test_serialising_imports_neither_torch_nor_pandas(folder: Path, tmp_path: Path):
+    code = """if True:
+        import json, sys
+        from pathlib import Path
+        from vqa_bench.data.encodings import parse_spec
+        from vqa_bench.data.serialize import serialize
+        serialize(Path(sys.argv[1]), parse_spec("pixels:8x6"), Path(sys.argv[2]), workers=1)
+        print(json.dumps(sorted(sys.modules.keys() & {"torch", "datasets", "pandas"})))"""
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "shard")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == []

@@ -1,21 +1,27 @@
 """Shards: what is written comes back byte for byte, through our reader and through Hugging Face datasets."""
 
+import hashlib
 import json
 import os
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vqa_bench.data import folders, shards
+from vqa_bench.data.folders import new_folder
 from vqa_bench.data.manifest import (
     ByteLengths,
     DevInfo,
-    FileInfo,
     Manifest,
     SourceInfo,
     SplitInfo,
@@ -30,8 +36,8 @@ from vqa_bench.data.shards import (
     ImageRow,
     QuestionRow,
     SplitReader,
-    new_folder,
     open_shard,
+    read_batches,
     write_rows,
 )
 from vqa_bench.errors import UserError
@@ -140,6 +146,32 @@ def test_any_bytes_in_any_number_of_batches_round_trip(tmp_path: Path, data: lis
     ]
 
 
+def test_large_images_make_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shards, "BATCH_BYTES", 1000)
+    sizes = [400, 600, 1, 999, 1000, 5000, 10, 10, 980, 981]
+    path = tmp_path / "images.arrow"
+    write_rows(path, IMAGE_SCHEMA, (image_row(row, b"x" * size) for row, size in enumerate(sizes)))
+    batches = [[len(data) for data in batch.column("bytes").to_pylist()] for batch in read_batches(path)]
+    assert batches == [[400, 600], [1, 999], [1000], [5000], [10, 10, 980], [981]]
+
+
+arrow_columns = st.one_of(
+    st.tuples(st.just(pa.int64()), st.lists(st.none() | st.integers(-(2**63), 2**63 - 1))),
+    st.tuples(st.just(pa.int32()), st.lists(st.integers(-(2**31), 2**31 - 1))),
+    st.tuples(st.just(pa.string()), st.lists(st.none() | st.text())),
+    st.tuples(st.just(pa.binary()), st.lists(st.none() | st.binary())),
+)
+
+
+@given(arrow_columns)
+def test_arrow_columns_are_those_that_arrow_makes(column: tuple[pa.DataType, list[Any]]):
+    kind, values = column
+    made = shards.arrow_column(values, kind)
+    made.validate(full=True)
+    assert made.equals(pa.array(values, kind))
+    assert made.null_count == values.count(None)
+
+
 def test_readers_can_be_sent_to_other_processes(shard: Path):
     opened = pickle.loads(pickle.dumps(open_shard(shard)))
     split = pickle.loads(pickle.dumps(opened.split("train")))
@@ -204,16 +236,40 @@ def test_a_path_that_appears_meanwhile_is_not_overwritten(tmp_path: Path):
     assert [path.name for path in tmp_path.rglob("*")] == ["shard", "theirs"]
 
 
-def test_leftovers_of_killed_runs_go_after_a_day_and_live_ones_stay(tmp_path: Path):
-    old, live, other = tmp_path / ".shard.partial-aa", tmp_path / ".shard.partial-bb", tmp_path / ".shard2.partial-aa"
-    for folder in (old, live, other):
-        folder.mkdir()
-        (folder / "images.arrow").touch()
-    two_days_ago = time.time() - 2 * 24 * 3600
-    for path in (old, old / "images.arrow", live, other, other / "images.arrow"):
-        os.utime(path, (two_days_ago, two_days_ago))
+def test_leftovers_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    old = time.time() - 2 * 24 * 3600
+    cases = {  # name of the temporary folder, its age, whether it stays
+        f".shard.partial-{folders._HOST}-{ended.pid}-aa": (time.time(), False),
+        f".shard.partial-{folders._HOST}-{os.getppid()}-aa": (old, True),
+        f".shard.partial-{folders._HOST}-{os.getpid()}-aa": (time.time(), False),  # our number, but not ours
+        ".shard.partial-elsewhere-1-aa": (time.time(), True),
+        ".shard.partial-elsewhere-2-aa": (old, False),
+        ".shard.partial-0123abcd": (old, False),
+        ".shard2.partial-elsewhere-1-aa": (old, True),
+    }
+    for name, (changed, _) in cases.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "images.arrow").touch()
+        for path in (tmp_path / name / "images.arrow", tmp_path / name):
+            os.utime(path, (changed, changed))
     with new_folder(tmp_path / "shard"):
-        assert [folder.exists() for folder in (old, live, other)] == [False, True, True]
+        assert {name: (tmp_path / name).exists() for name in cases} == {
+            name: stays for name, (_, stays) in cases.items()
+        }
+
+
+def test_two_writers_of_one_process_leave_each_other_alone(tmp_path: Path):
+    def write_both() -> None:
+        with new_folder(tmp_path / "shard") as slower:
+            with new_folder(tmp_path / "shard") as faster:
+                (faster / "theirs").touch()
+            assert slower.exists()
+
+    with pytest.raises(UserError, match="was it made meanwhile"):
+        write_both()
+    assert [path.name for path in tmp_path.rglob("*")] == ["shard", "theirs"]
 
 
 # ---- what is no shard
@@ -288,9 +344,10 @@ def test_the_manifest_prints_and_parses_into_itself(shard: Path):
     assert set(manifest.files) == {"train/images.arrow", "train/questions.arrow"}
 
 
-def test_the_fingerprint_depends_on_names_sizes_and_contents_but_not_on_their_order():
-    first, second = FileInfo(bytes=1, sha256="aa"), FileInfo(bytes=2, sha256="bb")
-    whole = fingerprint({"x": first, "y": second})
-    assert whole == fingerprint({"y": second, "x": first})
-    changed = [{"x": first}, {"x": second, "y": first}, {"x": first, "z": second}]
-    assert len({whole, *(fingerprint(files) for files in changed)}) == 4
+def test_the_fingerprint_depends_on_names_sizes_and_contents():
+    whole = fingerprint([("x", 1, "aa"), ("y", 2, "bb")])
+    assert whole == hashlib.sha256(b"x\t1\taa\ny\t2\tbb\n").hexdigest()
+    changed = [[("x", 1, "aa")], [("x", 2, "bb"), ("y", 1, "aa")], [("x", 1, "aa"), ("z", 2, "bb")]]
+    assert len({whole, *map(fingerprint, changed)}) == 4
+    with pytest.raises(AssertionError):
+        fingerprint([("y", 2, "bb"), ("x", 1, "aa")])

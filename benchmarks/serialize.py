@@ -36,10 +36,8 @@ MODULE = "benchmarks.serialize"
 ENCODING, SMALL_ENCODING, SMALL_SIZE = "pixels:62x41", "pixels:16x12", (32, 24)
 IMAGES, QUESTIONS_PER_IMAGE, MADE_IMAGES = 2000, 10, 60
 MEMORY_IMAGES = (500, 5000)
-SHARE, MEMORY_GROWTH = (
-    0.85,
-    1.1,
-)  # of the bare loop's speed at least; ten times the images in at most so much more memory
+SHARE = 0.85  # of the bare loop's speed, at least
+MEMORY_GROWTH = 1.1  # of the peak for ten times the images, at most
 MIB = 1 << 20
 
 
@@ -135,10 +133,13 @@ def measure_memory(folder: Path, encoding: str, workers: int) -> dict[str, Any]:
     peaks: dict[int, int] = {}
     ended = threading.Event()
 
+    def look() -> None:
+        for process in (os.getpid(), *_children()):
+            peaks[process] = max(peaks.get(process, 0), _peak_of(process))
+
     def watch() -> None:
         while not ended.wait(0.02):
-            for process in (os.getpid(), *_children()):
-                peaks[process] = max(peaks.get(process, 0), _peak_of(process))
+            look()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -147,6 +148,7 @@ def measure_memory(folder: Path, encoding: str, workers: int) -> dict[str, Any]:
     finally:
         ended.set()
         watcher.join()
+    look()
     return {"peak": sum(peaks.values()), "processes": len(peaks)}
 
 

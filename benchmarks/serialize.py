@@ -8,17 +8,15 @@ the bytes; no file is checked, hashed or written, and no question read.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
+import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from time import perf_counter, sleep
 
-from benchmarks.child import ChildError, measure_apart
 from benchmarks.common import (
     RECORDED,
     Row,
@@ -96,14 +94,17 @@ def bare_loop(folder: Path, encoding: str) -> float:
     return perf_counter() - start
 
 
-def serialise(folder: Path, encoding: str, workers: int) -> float:
-    """Seconds to make a shard of the folder, which is then thrown away."""
-    from vqa_bench.data.encodings import parse_spec
-    from vqa_bench.data.serialize import serialize
+def _command(folder: Path, encoding: str, workers: int, out: str) -> list[str]:
+    """What a user types; in a process of its own, as the workers import what started them."""
+    arguments = ["serialize", str(folder), "--encoding", encoding, "--workers", str(workers), "--out", f"{out}/shard"]
+    return [sys.executable, "-m", "vqa_bench", *arguments]
 
+
+def serialise(folder: Path, encoding: str, workers: int) -> float:
+    """Seconds that the command takes to make a shard of the folder, which is then thrown away."""
     with tempfile.TemporaryDirectory() as out:
         start = perf_counter()
-        serialize(folder, parse_spec(encoding), Path(out) / "shard", workers=workers)
+        subprocess.run(_command(folder, encoding, workers, out), check=True, capture_output=True)
         return perf_counter() - start
 
 
@@ -128,33 +129,29 @@ def speed_rows(folder: Path, encoding: str, options: argparse.Namespace, *, targ
     return rows
 
 
-def measure_memory(folder: Path, encoding: str, workers: int) -> dict[str, Any]:
-    """In this process: the most resident bytes of it and of each of its workers, added up."""
+def peak_of_all(folder: Path, encoding: str, workers: int) -> float:
+    """The most resident MiB of the command's process and of each of its workers, added up."""
     peaks: dict[int, int] = {}
-    ended = threading.Event()
-
-    def look() -> None:
-        for process in (os.getpid(), *_children()):
-            peaks[process] = max(peaks.get(process, 0), _peak_of(process))
-
-    def watch() -> None:
-        while not ended.wait(0.02):
-            look()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        serialise(folder, encoding, workers)
-    finally:
-        ended.set()
-        watcher.join()
-    look()
-    return {"peak": sum(peaks.values()), "processes": len(peaks)}
+    with tempfile.TemporaryDirectory() as out:
+        with subprocess.Popen(
+            _command(folder, encoding, workers, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as command:
+            while command.poll() is None:
+                for process in (command.pid, *_children(command.pid)):
+                    peaks[process] = max(peaks.get(process, 0), _peak_of(process))
+                sleep(0.02)
+        if command.returncode:
+            raise subprocess.CalledProcessError(command.returncode, command.args)
+    return sum(peaks.values()) / MIB
 
 
-def _children() -> list[int]:
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text(encoding="ascii").split()]
+def _children(process: int) -> list[int]:
+    """Those of all its threads; none where it, or a thread, has just ended."""
+    found = []
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in children.read_text(encoding="ascii").split()]
+    return found
 
 
 def _peak_of(process: int) -> int:
@@ -172,8 +169,7 @@ def memory_row(source: Path, workspace: Path, options: argparse.Namespace) -> Ro
     folders = {n: enlarge(source, workspace / f"memory-{n}", n, size=SMALL_SIZE) for n in (few, many)}
 
     def turn(images: int) -> Callable[[], float]:
-        arguments = ["--measure", str(folders[images]), "--workers", *map(str, options.workers)]
-        return lambda: measure_apart(MODULE, arguments, 1)["peak"] / MIB
+        return lambda: peak_of_all(folders[images], SMALL_ENCODING, max(options.workers))
 
     found = alternate({str(images): turn(images) for images in (few, many)}, options.repeats, warmup=0)
     peaks = {name: Samples(tuple(values), "MiB") for name, values in found.items()}
@@ -200,7 +196,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=1, help="turns of each before those (default 1)")
     parser.add_argument("--record", action="store_true", help="write to results/recorded/serialize-cpu")
     parser.add_argument("--out", type=Path, help="write the table and the numbers to this folder")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.record and parsed.out is not None:
         parser.error("expected --record or --out, got both")
@@ -211,9 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table; with `--record` or `--out` write serialize.json, serialize.md and provenance.json."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(given)
-    if options.measure is not None:
-        print(json.dumps(measure_memory(options.measure, SMALL_ENCODING, max(options.workers))))
-        return
     with tempfile.TemporaryDirectory() as name:
         workspace = Path(name)
         try:
@@ -225,14 +217,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 *speed_rows(small, SMALL_ENCODING, options, target=None),
                 memory_row(source, workspace, options),
             ]
-        except (ChildError, ValueError) as error:
+        except (subprocess.CalledProcessError, ValueError) as error:
             raise SystemExit(f"error: {error}") from error
     remarks = [
         f"The images of {source.name} listed again and again, {QUESTIONS_PER_IMAGE} of its questions each; for "
         f"{SMALL_ENCODING} and for memory made {SMALL_SIZE[0]}×{SMALL_SIZE[1]} first.",
         "Against: one process that opens, decodes, converts, resizes and flattens every image and does nothing else, "
         "its time divided by the number of workers; for memory: the smaller number of images.",
-        "Medians [least, most], taken in turn; serialising includes starting its processes.",
+        "Medians [least, most], taken in turn; serialising is the whole command, starting its processes included.",
     ]
     table = markdown("Serialising, on this CPU", against="bare loop ÷ workers", rows=rows, remarks=remarks)
     out = RECORDED / "serialize-cpu" if options.record else options.out

@@ -1,9 +1,7 @@
-"""The benchmark of serialising, end to end at toy size; its measuring process is played inside this one."""
+"""The benchmark of serialising, end to end at toy size."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,17 +18,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @LINUX_ONLY
-def test_rows_of_speed_and_memory(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def here(module: str, arguments: Sequence[str], threads: int) -> dict[str, Any]:
-        assert (module, threads) == (serialize.MODULE, 1)
-        capsys.readouterr()
-        serialize.main(arguments)
-        measured: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-        return measured
-
-    monkeypatch.setattr(serialize, "measure_apart", here)
+def test_rows_of_speed_and_memory(source: Path, tmp_path: Path) -> None:
     sizes = ["--images", "12", "--memory-images", "5", "10", "--workers", "1", "--repeats", "1", "--warmup", "0"]
     serialize.main(["--source", str(source), *sizes, "--out", str(tmp_path / "out")])
     rows = json.loads((tmp_path / "out" / "serialize.json").read_text(encoding="utf-8"))["rows"]

@@ -88,7 +88,9 @@ def serialize(
         dev = frozenset() if carved is None else carve_dev(carved.images, dev_fraction, dev_seed)
         places = {name: places_of_split(name, sources[origin].images, dev=dev) for name, origin in choices}
         total = sum(map(len, places.values()))
-        writer = _Writer(clevr=clevr, spec=spec, folder=folder, pool=pool, total=total, progress=progress)
+        # One stream of images for all splits: while a split's questions are written, the workers are at the next one.
+        paths = (path for name, origin in choices for path in sources[origin].paths(places[name]))
+        writer = _Writer(clevr=clevr, folder=folder, encoded=pool.encode(spec, paths), total=total, progress=progress)
         infos = {name: writer.write_split(name, sources[origin], places[name]) for name, origin in choices}
         for spill in folder.glob(f"*{_SPILL_ENDING}"):
             spill.unlink()
@@ -152,12 +154,14 @@ class _FilesRead:
 
 @dataclass(kw_only=True)
 class _Writer:
-    """Writes the splits of one shard into `folder` and remembers every file of the source that was read."""
+    """Writes the splits of one shard into `folder` and remembers every file of the source that was read.
+
+    encoded: the images of all splits, in the order in which the splits are written.
+    """
 
     clevr: ClevrFolder
-    spec: Spec
     folder: Path
-    pool: ImagePool
+    encoded: Iterator[EncodedImage]
     total: int
     progress: Progress | None
     done: int = 0
@@ -205,9 +209,9 @@ class _Writer:
         yield from ((name, info.bytes, info.sha256) for name, info in sorted(self.json_read.items()))
 
     def _image_rows(self, source: SourceSplit, places: np.ndarray, lengths: array) -> Iterator[ImageRow]:
-        folder, read = self.clevr.image_folder(source.split), self.images_read[source.split]
-        encoded = self.pool.encode(self.spec, (folder / source.images[place] for place in places))
-        for place, image in zip(places.tolist(), encoded, strict=True):
+        read = self.images_read[source.split]
+        for place in places.tolist():
+            image = next(self.encoded)
             read.add(place, image)
             lengths.append(len(image.bytes))
             self.done += 1

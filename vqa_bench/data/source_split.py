@@ -28,7 +28,8 @@ class SourceSplit:
     """What one split of a folder holds. I images to encode, N images that are known by name (there or not).
 
     Attributes:
-        split: its name in the folder.
+        split: its name in the release.
+        folder: where its image files lie.
         images: (I,) the sorted names of the images to encode.
         image_index: (I,) int64, the source's number of each. Where no questions or scenes file tells it, the number
             that the file's name ends with; UNKNOWN if there is none.
@@ -39,6 +40,7 @@ class SourceSplit:
     """
 
     split: str
+    folder: Path
     images: tuple[str, ...]
     image_index: np.ndarray
     json_files: tuple[Path, ...]
@@ -47,6 +49,10 @@ class SourceSplit:
     unasked_images: int
     _questions: Path | None  # rows of QUESTION_SCHEMA, where `image` is a number in 0..N-1
     _place_of_number: np.ndarray  # (N,) int64, the place in `images` of each of these numbers, NO_ROW if it has none
+
+    def paths(self, places: np.ndarray) -> Iterator[Path]:
+        """The image files at some places of `images`."""
+        return (self.folder / self.images[place] for place in places.tolist())
 
     def questions(self, row_of_image: np.ndarray) -> Iterator[QuestionRow]:
         """The questions about some images, in the order of the file.
@@ -117,6 +123,7 @@ def survey(
     files = (folder.questions_path(split) if has_questions else None, folder.scenes_path(split))
     return SourceSplit(
         split=split,
+        folder=folder.image_folder(split),
         images=images,
         image_index=np.array([known.index_of(name) for name in images], np.int64),
         json_files=tuple(path for path in files if path is not None),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.vqa_bench.data.clevr_folder import make_clevr_folder, noise_image
 from vqa_bench.data import image_pool
@@ -84,6 +85,33 @@ def test_files_that_are_no_still_picture_are_named(folder: Path, tmp_path: Path,
         serialize(folder, PIXELS, tmp_path / "shard", workers=1, splits=["test"])
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def chunk_places(data: bytes) -> list[tuple[int, int]]:
+    """Where each chunk of a PNG begins and ends."""
+    places, start = [], 8
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        places.append((start, end))
+        start = end
+    return places
+
+
+def test_every_chunk_of_a_png_is_checked(folder: Path, tmp_path: Path):
+    # A picture that loads all the same: what is broken are the checksums, and a comment.
+    comments = PngInfo()
+    comments.add_text("comment", "of no consequence")
+    whole = file_of(noise_image((8, 6), seed=1), format="PNG", pnginfo=comments)
+    assert len(chunk_places(whole)) == 4
+    assert written(folder, tmp_path, whole + b"after the end") == noise_image((8, 6), seed=1).tobytes()
+    for start, end in chunk_places(whole):
+        for place in (end - 1, start + 8 if end - start > 12 else end - 2):
+            broken = bytearray(whole)
+            broken[place] ^= 1
+            with pytest.raises(UserError, match=r"expected a whole image file, .*CLEVR_val_000001"):
+                written(folder, tmp_path / "other", bytes(broken))
+        with pytest.raises(UserError, match=r"expected a whole image file, .*CLEVR_val_000001"):
+            written(folder, tmp_path / "other", whole[: end - 1])
 
 
 @pytest.mark.parametrize("part", [4, 1.5])  # more than twice as many pixels as are allowed; fewer: Pillow only warns

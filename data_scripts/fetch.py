@@ -37,6 +37,10 @@ class NoConnectionError(DataError):
     """No server was ever reached: there is no network here, or it lets nothing through."""
 
 
+class RefusedError(DataError):
+    """The server was reached and will not give it: there is no such file, or not for us."""
+
+
 @dataclass(frozen=True)
 class Retry:
     """How patient to be. Times in seconds.
@@ -245,7 +249,7 @@ class _Fetch:
         elif status in _TRY_LATER or status >= 500:
             raise _TransientError(f"HTTP {status} {response.reason_phrase}", _retry_after(response))
         else:
-            raise DataError(f"expected {self.url}, got HTTP {status} {response.reason_phrase}; check the address")
+            raise RefusedError(f"expected {self.url}, got HTTP {status} {response.reason_phrase}; check the address")
         return True
 
     def _accept_start(self, response: "httpx2.Response", length: int | None) -> None:
@@ -261,6 +265,10 @@ class _Fetch:
         if match is None or match["first"] != str(self.part.size) or _is_encoded(response):
             self._start_over(f"asked for the bytes from {self.part.size:,}, got Content-Range {header!r}")
         length = None if match["total"] == "*" else int(match["total"])
+        known = self.part.version.length if self.part.version is not None else None
+        if length is None and known is None and self.size is None and self.sha256 is None:
+            # A part of something of unknown length: nothing would tell its end from the file's.
+            raise DataError(f"expected {self.url} to say how long it is, got {header!r}; give its SHA-256 to fetch it")
         if self.part.size == 0:
             return self._accept_start(response, length)
         version = self.part.version

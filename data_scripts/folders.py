@@ -22,6 +22,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     expect_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.with_name(f".{out.name}.lock"), what=f"the making of {out}"), explain_full_disk(out):
+        expect_new(out)  # another process may have finished it while this one came to the lock
         folder = out.with_name(f".{out.name}.partial")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

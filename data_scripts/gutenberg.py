@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 from data_scripts.books import by_book
 from data_scripts.disk import hash_file
 from data_scripts.errors import DataError
-from data_scripts.fetch import FetchResult, NoConnectionError, Retry, fetch, new_client
+from data_scripts.fetch import FetchResult, NoConnectionError, RefusedError, Retry, fetch, new_client
 
 OFFICIAL = "https://storage.googleapis.com/deepmind-gutenberg"
 """The bucket that the paper's README names (https://github.com/google-deepmind/pg19)."""
@@ -214,7 +214,7 @@ def fetch_metadata(base: str, folder: Path, retry: Retry | None = None) -> None:
     if not (folder / "metadata.csv").exists():
         try:
             fetch(f"{base}/metadata.csv", folder / "metadata.csv", retry=retry)
-        except DataError:
+        except RefusedError:
             if base == OFFICIAL:
                 raise
 

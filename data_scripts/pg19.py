@@ -113,7 +113,7 @@ def pack_pg19(
     else:
         fetched = out.with_name(f".{out.name}.fetched") if cache is None else cache
         base = (OFFICIAL if url is None else url).rstrip("/")
-        source = RemoteSource(base, fetched, keep=cache is not None, connections=connections, retry=retry)
+        source = RemoteSource(base, out, fetched, keep=cache is not None, connections=connections, retry=retry)
     return _pack(out, source, splits, progress or (lambda done, total: None))
 
 
@@ -151,10 +151,11 @@ def _wanted(there: list[str], splits: Sequence[str] | None) -> list[str]:
 class RemoteSource:
     """PG19's layout at an address; fetched books are kept in `cache` until all are packed, and beyond with `keep`."""
 
-    def __init__(self, base: str, cache: Path, *, keep: bool, connections: int, retry: Retry | None) -> None:
+    def __init__(self, base: str, out: Path, cache: Path, *, keep: bool, connections: int, retry: Retry | None) -> None:
         self.request: dict[str, Any] = {"kind": "url", "url": base}
         self.verified = False
-        self._base, self._cache, self._keep, self._connections, self._retry = base, cache, keep, connections, retry
+        self._base, self._out, self._cache, self._keep = base, out, cache, keep
+        self._connections, self._retry = connections, retry
         self._books: dict[str, list[RemoteBook]] = {}
 
     def splits(self) -> list[str]:
@@ -165,10 +166,14 @@ class RemoteSource:
         for split in splits:
             self._books[split] = list_books(self._base, split, self._cache, self._retry)
         books = [book for split in splits for book in self._books[split]]
-        # Before the first byte, as the last may be hours away: the books lie here twice for a while.
-        packed = sum(book.size or 0 for book in books)
-        needed = bytes_missing(books, self._cache) + packed
-        require_free_space(self._cache, needed, what=f"{len(books):,} books, fetched and packed")
+        # Before the first byte, as the last may be hours away: the books lie there twice for a while.
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        packed, missing = sum(book.size or 0 for book in books), bytes_missing(books, self._cache)
+        if self._cache.stat().st_dev == self._out.parent.stat().st_dev:
+            require_free_space(self._cache, missing + packed, what=f"{len(books):,} books, fetched and packed")
+        else:
+            require_free_space(self._cache, missing, what=f"{len(books):,} books, fetched")
+            require_free_space(self._out.parent, packed, what=f"{len(books):,} books, packed")
         fetch_metadata(self._base, self._cache, self._retry)
         fetch_books(
             self._base,

@@ -12,7 +12,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
+
+from data_scripts.errors import DataError
 
 AHEAD = 2  # tasks a worker, so that one slow task keeps no other worker waiting
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -42,9 +45,9 @@ def ordered_map(workers: int) -> Iterator[OrderedMap]:
                 for item in items:
                     waiting.append(pool.submit(function, item))
                     if len(waiting) > AHEAD * workers:
-                        yield waiting.popleft().result()
+                        yield _result(waiting.popleft())
                 while waiting:
-                    yield waiting.popleft().result()
+                    yield _result(waiting.popleft())
             finally:
                 for future in waiting:
                     future.cancel()
@@ -53,6 +56,16 @@ def ordered_map(workers: int) -> Iterator[OrderedMap]:
             yield run
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "expected all worker processes to live, got one that was ended from outside, perhaps for want of memory; "
+            "run the same command again with fewer --workers"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             last = len(content) - 1
             headers["Content-Range"] = f"bytes {first + shift}-{last + shift}/{len(content)}"
             self.start(206, headers)
-        body = content[first or 0 :]
+        body = content[(first or 0) + shift :][: len(content) - (first or 0)]
         self.send_piece(body[:upto])
         if upto is not None and upto < len(body):
             self.close_connection = True

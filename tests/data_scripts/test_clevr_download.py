@@ -279,6 +279,9 @@ def test_a_damaged_folder_is_mended_from_the_archive(
     short.write_bytes(b"short")
     assert download(out, archive=archive).written == 2
     assert got(out) == expected(mini, *IMAGES)
+    short.write_bytes(b"short")  # as many files as there should be
+    assert download(out, archive=archive).written == 1
+    assert got(out) == expected(mini, *IMAGES)
     (out / "images" / "val" / "holiday.png").write_bytes(b"beach")
     assert "images/val/holiday.png" in refused(out, archive=archive)
 

@@ -244,9 +244,26 @@ def test_a_wrong_content_range_is_not_written(server: FaultServer, tmp_path: Pat
     server.faults.extend([cut(100_000), fault_server.shifted])
     get(server, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.ranges()[-1] is None, "what was not the range asked for is dropped, and so is the start"
     server.faults.extend([cut(100_000), *[status(206, Content_Range="pages 1-2/3")] * 2])
     get(server, tmp_path / "other")
     assert (tmp_path / "other").read_bytes() == CONTENT
+
+
+def test_a_range_of_something_without_length_is_no_file(server: FaultServer, tmp_path: Path) -> None:
+    server.faults.append(status(206, Content_Range="bytes 0-99/*", Content_Length="0"))
+    assert "to say how long it is" in refused(server, tmp_path / "file", sha256=None)
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_server_that_always_changes_and_breaks_off_is_given_up(server: FaultServer, tmp_path: Path) -> None:
+    def changed(handler: fault_server.Handler) -> None:
+        handler.owner.etag = f'"{len(handler.owner.requests)}"'
+        handler.answer(upto=50_000)
+
+    server.faults.extend([changed] * 100)
+    assert "failures in a row" in refused(server, tmp_path / "file")
+    assert len(server.requests) <= QUICK.tries + 2
 
 
 def test_416_for_a_part_that_is_whole_and_for_one_that_is_too_long(server: FaultServer, tmp_path: Path) -> None:

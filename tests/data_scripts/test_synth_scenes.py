@@ -67,6 +67,12 @@ def test_the_number_of_objects_can_be_given() -> None:
         assert len(scene["objects"]) == number
 
 
+def test_rotations_go_round() -> None:
+    turns = [thing["rotation"] for seed in range(40) for thing in sample("clevr", seed)["objects"]]
+    assert min(turns) >= 0
+    assert 340 < max(turns) < 360
+
+
 def test_scene_has_the_schema_of_the_release(real_clevr: Path | None) -> None:
     scene = sample("clevr", 0)
     keys = {"split", "image_index", "image_filename", "objects", "relationships", "directions"}

@@ -248,6 +248,22 @@ def test_a_member_that_grows_too_much_is_a_bomb(tmp_path: Path) -> None:
     assert "20,000,000" in message
 
 
+def test_how_much_a_member_may_grow(tmp_path: Path) -> None:
+    for ratio, allowed in ((MAX_RATIO * 0.9, True), (MAX_RATIO * 1.1, False)):
+        noise = random.Random(0).randbytes(30_000)
+        # Noise does not compress, and the zeros behind it take about a thousandth of their size.
+        content = noise + bytes(int(len(noise) * ratio / (1 - ratio / 1030)) - len(noise))
+        packed = make_zip(tmp_path / "a.zip", {"member": content, "rest": random.Random(1).randbytes(3_000_000)})
+        with ZipFile(packed) as file:
+            member = file.getinfo("member")
+            assert (member.file_size / member.compress_size <= MAX_RATIO) == allowed
+            assert member.file_size / member.compress_size == pytest.approx(ratio, rel=0.05)
+        if allowed:
+            unpack(packed, tmp_path / "out", select=everything)
+        else:
+            assert "zip bomb" in refused(packed, tmp_path / "other")
+
+
 def test_many_small_members_that_grow_too_much_are_a_bomb(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {str(number): bytes(1_000_000) for number in range(30)})
     assert "zip bomb" in refused(archive, tmp_path / "out")

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         fault = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; run the same command again", file=sys.stderr)
         return INTERRUPTED
     print(f"error: {' '.join(fault.split())}", file=sys.stderr)
     return 2

@@ -84,7 +84,7 @@ def _make_source(workers: int, config: DataConfig, data: Path) -> Path:
     synth = config.synth
     counts = "" if synth.images is None else "-" + "-".join(f"{k}{v}" for k, v in sorted(synth.images.items()))
     out = data / f"synth-{synth.preset}-v{VERSION}-seed{synth.seed}{counts}"
-    if not out.exists():
+    if not (out / "info.json").exists():
         with progress(f"generate {synth.preset}", "images") as report:
             generate(synth.preset, out, seed=synth.seed, workers=workers, images=synth.images, progress=report)
     return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def _synth(options: argparse.Namespace) -> int:
     from data_scripts.synth.generate import generate
     from vqa_bench.progress import progress
 
-    images = None if options.images is None else dict(_split_count(text) for text in options.images)
+    images = None if options.images is None else _split_counts(options.images)
     with progress(f"generate {options.preset}", "images") as report:
         info = generate(
             options.preset,
@@ -171,8 +171,14 @@ def _synth(options: argparse.Namespace) -> int:
     return 0
 
 
-def _split_count(text: str) -> tuple[str, int]:
-    split, _, count = text.partition("=")
-    if not count.isdecimal():
-        raise UserError(f"expected --images SPLIT=NUMBER such as train=1000, got {text!r}")
-    return split, int(count)
+def _split_counts(texts: Sequence[str]) -> dict[str, int]:
+    """From `train=1000 val=200`."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        split, _, count = text.partition("=")
+        if not (count.isascii() and count.isdecimal()):
+            raise UserError(f"expected --images SPLIT=NUMBER such as train=1000, got {text!r}")
+        if split in counts:
+            raise UserError(f"expected each split once in --images, got {split} twice; give one number")
+        counts[split] = int(count)
+    return counts

@@ -55,10 +55,15 @@ def register(kind: type[SpecType]) -> type[SpecType]:
         raise ValueError(f"expected a dataclass derived from Spec, got {kind.__name__}")
     if not isinstance(name, str) or re.fullmatch("[a-z][a-z0-9_]*", name) is None:
         raise ValueError(f"expected {kind.__name__}.kind of small letters, digits and _, got {name!r}")
-    if name in KINDS and KINDS[name].__qualname__ != kind.__qualname__:
+    if name in KINDS and _origin(KINDS[name]) != _origin(kind):
         raise ValueError(f"expected a kind other than {', '.join(KINDS)}, got {kind.__name__}.kind = {name!r}")
     KINDS[name] = kind
     return kind
+
+
+def _origin(kind: type[Spec]) -> tuple[str, str]:
+    """Where a class is written. A worker process knows the main module by another name than its parent."""
+    return kind.__module__.replace("__mp_main__", "__main__"), kind.__qualname__
 
 
 def codec_versions() -> dict[str, str]:

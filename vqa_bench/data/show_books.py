@@ -78,7 +78,7 @@ def book_text(path: Path, index: int, *, split: str | None = None, width: int = 
     place = f"{len(data):,} at {int(reader.offsets[index]):,} of the split"
     append_facts(text, [("name", reader.names[index]), ("bytes", place)])
     append_heading(text, "\nBytes")
-    edge = EDGE_BYTES // width * width
+    edge = max(1, EDGE_BYTES // width) * width
     whole = full or len(data) <= 2 * edge
     last = (len(data) - edge) // width * width  # offsets stay multiples of the width
     for begin in range(0, len(data) if whole else edge, width):

@@ -164,6 +164,13 @@ def test_epochs_differ_in_phase_and_order_and_seeds_in_both() -> None:
     assert len({tuple(np.argsort(starts)) for starts in epochs}) == 40
 
 
+def test_every_phase_comes() -> None:
+    plan = WindowPlan(stream(103), length=4, seed=0, batch=1)
+    starts = np.array([plan.start(sample) for sample in range(400 * plan.windows_per_epoch)])
+    assert set(starts % 4) == {0, 1, 2, 3}
+    assert starts.max() == 103 - 4, "the last window may end with the stream"
+
+
 @given(size=st.integers(0, 100), length=st.integers(1, 30))
 def test_evaluation_windows_cover_each_byte_once(size: int, length: int) -> None:
     windows = evaluation_windows(stream(size), length)

@@ -65,7 +65,7 @@ def explain_full_disk(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise DataError(
                 f"expected room to write {path}, got: {error.strerror}; "
-                "free some space, then run the same command again: it continues"
+                "free some space, then run the same command again"
             ) from error
         raise
 

@@ -251,7 +251,7 @@ class FolderSource:
         return layout or self._carve(plain, carved)
 
     def _carve(self, texts: list[Path], carved: Mapping[str, float]) -> dict[str, list[Path]]:
-        if any(fraction <= 0 for fraction in carved.values()) or sum(carved.values()) >= 1:
+        if not (all(fraction > 0 for fraction in carved.values()) and sum(carved.values()) < 1):
             raise DataError(f"expected fractions above 0 that leave something to train on, got {dict(carved)}")
         splits: dict[str, list[Path]] = {split: [] for split in SPLITS if split == "train" or split in carved}
         for path in texts:
@@ -284,6 +284,12 @@ def _texts(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     try:
-        return sorted((path for path in folder.iterdir() if path.suffix == ".txt"), key=lambda path: by_book(path.stem))
+        found = sorted(
+            (path for path in folder.iterdir() if path.suffix == ".txt"), key=lambda path: by_book(path.stem)
+        )
     except OSError as error:
         raise DataError(f"expected a readable folder, got {folder}: {error.strerror}") from error
+    for path in found:
+        if path.is_fifo() or path.is_socket():  # reading one would wait for ever
+            raise DataError(f"expected a readable book, got {path}: not a file; remove it")
+    return found

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -37,30 +38,54 @@ def ordered_map(workers: int) -> Iterator[OrderedMap]:
         yield map
         return
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+
+        def result(future: Future[Result]) -> Result:
+            with _dead_workers_named():
+                return future.result()
 
         def run(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
             waiting: deque[Future[Result]] = deque()
             try:
                 for item in items:
-                    waiting.append(pool.submit(function, item))
+                    with _dead_workers_named(), _interrupts_held():
+                        waiting.append(pool.submit(function, item))
                     if len(waiting) > AHEAD * workers:
-                        yield _result(waiting.popleft())
+                        yield result(waiting.popleft())
                 while waiting:
-                    yield _result(waiting.popleft())
+                    yield result(waiting.popleft())
             finally:
                 for future in waiting:
                     future.cancel()
 
         try:
             yield run
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()  # else what they are at would be waited for
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _result(future: Future[Result]) -> Result:
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits, and processes started in this block never get it: their parent does, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return future.result()
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _dead_workers_named() -> Iterator[None]:
+    try:
+        yield
     except BrokenProcessPool as error:
         raise DataError(
             "expected all worker processes to live, got one that was ended from outside, perhaps for want of memory; "

@@ -32,6 +32,8 @@ from data_scripts.workers import ordered_map
 
 VERSION = "1.1"
 """Of the generator; raise it when the same preset and seed give other data."""
+MOST_IMAGES = 999_999
+"""More have no name of six digits, as the release's have."""
 BLOCK = 250
 """Pictures a block: the public generator resets its balance of answers as often."""
 SCENE_TRIES = 1_000
@@ -213,8 +215,11 @@ def _append(text: BlockText, scene_list: JsonList, questions: JsonList) -> None:
 
 
 def _new_blocks(images: Mapping[str, int]) -> dict[str, list[Block]]:
-    if not images or any(count < 1 for count in images.values()):
-        raise DataError(f"expected at least one picture for every split, got {dict(images)}")
+    if not images or not all(1 <= count <= MOST_IMAGES for count in images.values()):
+        raise DataError(f"expected at least one picture for every split, at most {MOST_IMAGES:,}, got {dict(images)}")
+    for split in images:
+        if not given.PLAIN_NAME.fullmatch(split):
+            raise DataError(f"expected a split with a plain name such as 'val', got {split!r}")
     return {
         split: [Block(split, first, min(BLOCK, count - first)) for first in range(0, count, BLOCK)]
         for split, count in images.items()

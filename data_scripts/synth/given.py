@@ -22,7 +22,7 @@ from data_scripts.synth.scenes import Thing, relationships
 MOST_OBJECTS = 10
 """More cannot be counted with the release's answers."""
 _NUMBERS = {"3d_coords": 3, "pixel_coords": 3}
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def read_scenes(path: Path) -> dict[str, list[Thing]]:
@@ -94,9 +94,9 @@ def camera_of(preset: Preset, scene: Thing) -> Camera:
 def _check_scene(scene: Thing, where: str) -> None:
     """Raise DataError for the first field that cannot be used."""
     split, name = scene["split"], scene.get("image_filename")
-    if not isinstance(split, str) or not _PLAIN_NAME.fullmatch(split):
+    if not isinstance(split, str) or not PLAIN_NAME.fullmatch(split):
         raise DataError(f"expected split of {where} to be a plain name such as 'val', got {split!r}")
-    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name) or not name.endswith(".png"):
+    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name) or not name.endswith(".png"):
         raise DataError(f"expected image_filename of {where} to be a plain name that ends in .png, got {name!r}")
     index = scene.get("image_index")
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:

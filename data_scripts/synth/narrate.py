@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_scripts.books import MANIFEST, SPLITS, pack_books, packed_already
+from data_scripts.disk import require_free_space
 from data_scripts.errors import DataError
 from data_scripts.folders import expect_new, whole_folder
 from data_scripts.synth.narration_books import BookWriter, Title
@@ -63,6 +64,8 @@ def generate_text(
     made = packed_already(out, source) if packed else _made_already(out, source)
     if made is not None:
         return made
+    out.parent.mkdir(parents=True, exist_ok=True)
+    require_free_space(out.parent, size, what=f"{out.name}")
     sizes = {split: size if split == "train" else -(-size // HELD_OUT) for split in SPLITS}
     report = _Report(progress, sum(sizes.values()))
     with ordered_map(workers) as mapper:

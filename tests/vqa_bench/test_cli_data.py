@@ -2,12 +2,20 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from data_scripts.errors import DataError
+from data_scripts.synth.generate import generate
 from tests.vqa_bench.cells import PIXELS
 from tests.vqa_bench.data.clevr_folder import make_clevr_folder
 from tests.vqa_bench.test_cli import fails
@@ -93,3 +101,42 @@ def test_the_doctor_speaks_to_people_and_to_machines(tmp_path: Path, capsys: pyt
     assert report["problems"] == []
     assert report["disks"]["data"]["free"] > 0
     assert any(spec.startswith("jpeg:") for spec in report["encodings"])
+
+
+@pytest.mark.parametrize("command", ["synth", "serialize"])
+def test_ctrl_c_ends_the_command_and_its_workers_in_one_line(tmp_path: Path, clevr: Path, command: str) -> None:
+    arguments = {
+        "synth": ["data", "synth", "--preset", "clevr", "--images", "train=2000"],
+        "serialize": ["serialize", str(clevr), "--encoding", "webp:4000x4000,q=lossless"],
+    }[command]
+    line = [sys.executable, "-m", "vqa_bench", *arguments, "--workers", "2", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        while not any(tmp_path.glob(".out.partial*")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)  # its workers start
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+        message = process.stderr.read()  # ends when nobody holds it any more, the workers included
+    assert process.returncode == 130
+    assert [line for line in message.splitlines() if "left" not in line] == ["interrupted; run the same command again"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(DataError, match="ended from outside"):
+        generate("tiny", tmp_path / "out", images={"train": 3000}, workers=2, progress=kill)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_and_numbers_that_lead_astray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synth = ["data", "synth", "--preset", "tiny", "--out", tmp_path / "out", "--workers", 1, "--images"]
+    for split, said in (("../../evil=2", "plain name"), ("=2", "plain name"), ("val=1000000", "at most 999,999")):
+        assert said in fails(capsys, *synth, split)
+    assert "twice" in fails(capsys, *synth, "val=2", "val=3")
+    assert "number of 1 to" in fails(capsys, *synth[:-3], "--workers", "999999")
+    assert list(tmp_path.iterdir()) == []

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """`--workers`, all cores by default."""
-    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    cores = os.cpu_count() or 1
+    kind = partial(positive, most=max(64, 4 * cores))  # each is a process: many more only take memory
+    parser.add_argument("--workers", type=kind, default=cores, help="processes (default: all cores)")
 
 
-def positive(text: str) -> int:
+def positive(text: str, *, most: int = 1 << 20) -> int:
     """An argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"expected a number of 1 to {most:,}, got {text!r}")
     return int(text)

@@ -80,7 +80,7 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text, re.IGNORECASE)
     if match is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"expected a number of bytes such as 200M, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
 
 
 def _clevr(options: argparse.Namespace) -> int:
@@ -102,7 +102,8 @@ def _clevr(options: argparse.Namespace) -> int:
         print(f"note: {notice}", file=sys.stderr)
     for split, has_images in done.splits.items():
         print(f"{split}: {'with' if has_images else 'without'} images")
-    print(f"{done.path}: {f'{done.written:,} files written' if done.written else 'everything was there already'}")
+    said = f"{done.written:,} files written" if done.written else "everything was there already, by number and size"
+    print(f"{done.path}: {said}")
     return 0
 
 

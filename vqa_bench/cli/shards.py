@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", choices=("iqa", "qia", "qiqa"), default="iqa", help="of the sequence shown")
     parser.add_argument("--answer", choices=("letter", "text"), default="letter", help="how the answer is written")
     parser.add_argument("--patch", type=positive, default=8, help="bytes in a patch of the first stage (default 8)")
-    parser.add_argument("--width", type=positive, default=16, help="ids a line (default 16)")
+    parser.add_argument("--width", type=partial(positive, most=1024), default=16, help="ids a line (default 16)")
     parser.add_argument("--full", action="store_true", help="show long parts whole")
     parser.add_argument("--save", type=Path, metavar="FILE", help="save the sample's picture as PNG")
     parser.set_defaults(run=_inspect)
@@ -84,7 +85,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
     books = holds_books(options.folder)
     if options.save is not None and (options.sample is None or books):
-        raise UserError("expected --save together with --sample of a shard, got it alone; say which sample")
+        got = "books, which have no pictures" if books else "no --sample; say which"
+        raise UserError(f"expected --save together with --sample of a shard, got {got}")
     if options.sample is None:
         _print(books_text(options.folder, verify=options.verify) if books else _shard_text(options))
     elif books:

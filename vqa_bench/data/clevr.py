@@ -156,7 +156,19 @@ def _field(entry: Any, name: str, kind: type) -> Any:
     if not isinstance(entry, dict) or type(entry.get(name)) is not kind:
         got = f"{entry[name]!r:.40}" if isinstance(entry, dict) and name in entry else "none"
         raise UserError(f"expected a field '{name}' of type {kind.__name__}, got {got}")
+    if kind is int and not 0 <= entry[name] < 1 << 63:
+        raise UserError(f"expected a field '{name}' that counts from 0 and fits 63 bits, got {entry[name]}")
+    if kind is str and not entry[name].isprintable():
+        _check_text(name, entry[name])
     return entry[name]
+
+
+def _check_text(name: str, text: str) -> None:
+    """JSON can escape halves of characters, which no encoding writes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"expected a field '{name}' of whole characters, got {text!r:.60}: {error.reason}") from error
 
 
 def _question(entry: Any) -> Question:

@@ -1,5 +1,6 @@
 """A folder that exists whole or not at all, whatever happens to its writer. Knows nothing of what it holds."""
 
+import errno
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from vqa_bench.errors import UserError
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ABANDONED_SECONDS = 24 * 3600
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())
 _OURS: set[Path] = set()  # the folders that this process is writing
@@ -36,7 +38,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     _OURS.add(folder)
     try:
         folder.mkdir()
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise UserError(
+                f"expected room to write {out}, got: {os.strerror(error.errno)}; free some space, then run the same "
+                "command again"
+            ) from error
         try:
             os.replace(folder, out)
         except OSError as error:

@@ -4,10 +4,12 @@ What a file may be is decided here: any still picture that Pillow reads whole. K
 workers import this file anew, and it is light. Knows nothing of datasets.
 """
 
+import contextlib
 import hashlib
 import io
 import multiprocessing
 import os
+import signal
 import struct
 import threading
 import warnings
@@ -53,19 +55,24 @@ class ImagePool:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._others = set(multiprocessing.active_children())
         if workers > 1:
             # Spawned, not forked: a fork of a process with threads (torch's, Arrow's) may hang.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
             for _ in range(workers):
-                self._pool.submit(int)  # starts the processes while the caller still reads its questions
+                self._submit(int)  # starts the processes while the caller still reads its questions
 
     def __enter__(self) -> "ImagePool":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None:
+            return
+        if kind is not None:
+            for worker in set(multiprocessing.active_children()) - self._others:
+                worker.terminate()  # else what they are at would be waited for
+        self._pool.shutdown(cancel_futures=True)
 
     @property
     def workers(self) -> int:
@@ -83,11 +90,21 @@ class ImagePool:
             return
         waiting: deque[Future[Result]] = deque()
         for task in tasks:
-            waiting.append(self._pool.submit(function, *task))
+            waiting.append(self._submit(function, *task))
             if len(waiting) == self._workers * _TASKS_PER_WORKER:
-                yield _result(waiting.popleft())
+                yield self._result(waiting.popleft())
         while waiting:
-            yield _result(waiting.popleft())
+            yield self._result(waiting.popleft())
+
+    def _submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        assert self._pool is not None
+        with _dead_workers_named(), _interrupts_held():
+            return self._pool.submit(function, *arguments)
+
+    @staticmethod
+    def _result(future: Future[Result]) -> Result:
+        with _dead_workers_named():
+            return future.result()
 
     def encode(self, spec: Spec, paths: Iterable[Path]) -> Iterator[EncodedImage]:
         """Encodes image files; yields one result for each path, in the order of `paths`, which are drawn as needed.
@@ -111,9 +128,23 @@ class ImagePool:
             yield from results
 
 
-def _result(future: Future[Result]) -> Result:
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits, and processes started in this block never get it: their parent does, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return future.result()
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _dead_workers_named() -> Iterator[None]:
+    try:
+        yield
     except BrokenProcessPool as error:
         raise UserError(
             "expected all worker processes to live, got one that was ended from outside, perhaps for want of memory; "

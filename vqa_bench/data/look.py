@@ -164,6 +164,8 @@ def look_at_sample(
 
 def save_picture(view: SampleView, path: Path) -> None:
     """The picture as a PNG file, whatever its name."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"expected a file to write the picture to, in a folder that exists, got {path}; name another")
     partial = path.with_name(path.name + ".partial")
     view.picture.save(partial, format="png")
     os.replace(partial, path)

@@ -4,12 +4,13 @@ No timestamps and no absolute paths, so that the same input gives the same manif
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vqa_bench.errors import UserError
 
@@ -101,8 +102,18 @@ class Manifest(_Record):
     source: SourceInfo
     dev: DevInfo | None
     codecs: dict[str, str]
-    splits: dict[str, SplitInfo]
+    splits: dict[str, SplitInfo] = Field(min_length=1)
     files: dict[str, FileInfo]
+
+    @model_validator(mode="after")
+    def _has_all_tables(self) -> "Manifest":
+        for split in self.splits:
+            if re.fullmatch("[a-z][a-z_]*", split) is None:
+                raise ValueError(f"expected a plain name of a split, got {split!r}")
+            missing = {f"{split}/images.arrow", f"{split}/questions.arrow"} - set(self.files)
+            if missing:
+                raise ValueError(f"expected the hash of {min(missing)} among the files, got none")
+        return self
 
 
 def read_manifest(shard: Path) -> Manifest:

@@ -152,11 +152,18 @@ class Shard:
         """The reader of a split.
 
         Raises:
-            UserError: no such split, or its files are missing.
+            UserError: no such split, or its files are missing or hold more or less than the manifest says.
         """
         if name not in self.manifest.splits:
             raise UserError(f"expected a split of {self.path} ({', '.join(self.manifest.splits)}), got '{name}'")
-        return SplitReader(self.path / name)
+        reader, info = SplitReader(self.path / name), self.manifest.splits[name]
+        got = (reader.images.num_rows, reader.questions.num_rows)
+        if got != (info.images, info.questions):
+            raise UserError(
+                f"expected {info.images:,} images and {info.questions:,} questions in split {name} of {self.path}, as "
+                f"its manifest says, got {got[0]:,} and {got[1]:,}; serialize again"
+            )
+        return reader
 
     def verify(self) -> None:
         """Hashes all files again.

@@ -179,6 +179,11 @@ class _Images:
 
     def add_scene(self, name: str, image_index: int | None, num_objects: int) -> None:
         number = self.number(name)
+        if self.num_objects[number] not in (UNKNOWN, num_objects):
+            raise UserError(
+                f"expected one scene of image {name}, got two, with {self.num_objects[number]} and {num_objects} "
+                "objects; remove one of them from the scenes file"
+            )
         self.num_objects[number] = num_objects
         if image_index is not None:
             self.image_index[number] = image_index

@@ -11,24 +11,21 @@ must fit.
 """
 
 import random
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from data_scripts.answers import CONTENT_RANGE, content_length, is_encoded, retry_after, version_of
 from data_scripts.disk import Report, explain_full_disk, hash_file, locked, require_free_space
 from data_scripts.errors import DataError
-from data_scripts.part import Part, Version
+from data_scripts.part import Part
 
 if TYPE_CHECKING:
     import httpx2
 
-_CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<total>\d+|\*)")
 _TRY_LATER = frozenset({408, 425, 429})  # the 4xx that say so; every 5xx is taken to
 _MAX_REDIRECTS = 10
 
@@ -238,16 +235,16 @@ class _Fetch:
         """Judge an answer by its head. True: its body goes to the end of the part. False: the part is whole."""
         status = response.status_code
         if status == 200:  # a first start, the version has changed, or the server knows no ranges
-            self._accept_start(response, _content_length(response))
+            self._accept_start(response, content_length(response))
         elif status == 206:
             self._accept_range(response)
         elif status == 416 and self.part.size > 0:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            match = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if match is None or match["total"] != str(self.part.size):
                 self._start_over(f"the server has nothing at byte {self.part.size:,}")
             return False
         elif status in _TRY_LATER or status >= 500:
-            raise _TransientError(f"HTTP {status} {response.reason_phrase}", _retry_after(response))
+            raise _TransientError(f"HTTP {status} {response.reason_phrase}", retry_after(response))
         else:
             raise RefusedError(f"expected {self.url}, got HTTP {status} {response.reason_phrase}; check the address")
         return True
@@ -257,12 +254,12 @@ class _Fetch:
         says_its_end = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
         if not says_its_end and self.size is None and self.sha256 is None:
             raise DataError(f"expected {self.url} to say how long it is, got nothing; give its SHA-256 to fetch it")
-        self.part.restart(_version(self.url, response, length))
+        self.part.restart(version_of(self.url, response, length))
 
     def _accept_range(self, response: "httpx2.Response") -> None:
         header = response.headers.get("Content-Range", "")
-        match = _CONTENT_RANGE.fullmatch(header)
-        if match is None or match["first"] != str(self.part.size) or _is_encoded(response):
+        match = CONTENT_RANGE.fullmatch(header)
+        if match is None or match["first"] != str(self.part.size) or is_encoded(response):
             self._start_over(f"asked for the bytes from {self.part.size:,}, got Content-Range {header!r}")
         length = None if match["total"] == "*" else int(match["total"])
         known = self.part.version.length if self.part.version is not None else None
@@ -272,7 +269,7 @@ class _Fetch:
         if self.part.size == 0:
             return self._accept_start(response, length)
         version = self.part.version
-        if version is None or not version.agrees(_version(self.url, response, length)):
+        if version is None or not version.agrees(version_of(self.url, response, length)):
             self._start_over("the file on the server changed")
         return self._check_length(length)
 
@@ -297,7 +294,7 @@ class _Fetch:
         known = self.part.version.length if self.part.version is not None else None
         total = self.size if known is None else known
         # A server that compresses all the same is decoded; what it says about its bytes is not about ours.
-        for chunk in response.iter_bytes() if _is_encoded(response) else response.iter_raw():
+        for chunk in response.iter_bytes() if is_encoded(response) else response.iter_raw():
             self.part.append(chunk)
             self.report(self.part.size, self.part.size if total is None else total)
             if total is not None and self.part.size > total:
@@ -319,32 +316,3 @@ def _transport_errors(url: str) -> Iterator[None]:
         raise DataError(f"expected {url}, got more than {_MAX_REDIRECTS} redirects; check the address") from error
     except (httpx2.TransportError, httpx2.DecodingError) as error:
         raise _TransientError(str(error) or type(error).__name__) from error
-
-
-def _version(url: str, response: "httpx2.Response", length: int | None) -> Version:
-    if _is_encoded(response):
-        return Version(url)
-    return Version(url, response.headers.get("ETag"), response.headers.get("Last-Modified"), length)
-
-
-def _is_encoded(response: "httpx2.Response") -> bool:
-    return response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
-
-
-def _content_length(response: "httpx2.Response") -> int | None:
-    """Bytes of a full answer's body; None if it does not say, or says it of an encoded form."""
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() and not _is_encoded(response) else None
-
-
-def _retry_after(response: "httpx2.Response") -> float | None:
-    """Seconds the server asks to wait, which it may also say as a date (RFC 9110 section 10.2.3)."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -14,19 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vqa_bench.data.manifest import MANIFEST_NAME, FileInfo, file_info
+from vqa_bench.data.manifest import MANIFEST_NAME, FileInfo, Record, file_info, parse_manifest
 from vqa_bench.errors import UserError
 
 _AGAIN = "pack the books again"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class BookCounts(_Record):
+class BookCounts(Record):
     """What one split holds; bytes that are no UTF-8 are kept and counted."""
 
     books: int
@@ -34,7 +29,7 @@ class BookCounts(_Record):
     invalid_utf8_bytes: int
 
 
-class BooksManifest(_Record):
+class BooksManifest(Record):
     """Everything about packed books that is not in their bytes.
 
     Attributes:
@@ -62,14 +57,7 @@ def open_books(path: Path) -> "Books":
     file = path / MANIFEST_NAME
     if not file.is_file():
         raise UserError(f"expected packed books (a folder with {MANIFEST_NAME}), got {path}; make them by `data pg19`")
-    try:
-        return Books(path, BooksManifest.model_validate_json(file.read_bytes()))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise UserError(
-            f"expected the manifest of packed books of version 1, got {file} with {where}: {first['msg']}; {_AGAIN}"
-        ) from error
+    return Books(path, parse_manifest(BooksManifest, file, what="packed books", again=_AGAIN))
 
 
 class Books:

@@ -121,7 +121,7 @@ class PixelSpec(Spec):
             raise self._error("bits with codes, and codes + 2^bits at most 256", f"{bits},codes={self.codes}")
 
     def encode(self, image: Image.Image) -> bytes:
-        picture = self.picture(image, self._MODES[self.color])
+        picture = self.picture(image, self.lossless_mode())
         values = np.asarray(picture).reshape(picture.width * picture.height, -1)  # (H·W, C)
         if self.codes is not None and self.bits is not None:
             values = (values >> (8 - self.bits)) + np.uint8(self.codes)
@@ -145,7 +145,7 @@ class PixelSpec(Spec):
             written = values.reshape(width * height, -1)  # (H·W, C)
             pixels = np.empty_like(written)
             pixels[scan_order(self.order, width, height)] = written
-        return Image.frombytes(self._MODES[self.color], self.size, pixels.tobytes()).convert("RGB")
+        return Image.frombytes(self.lossless_mode(), self.size, pixels.tobytes()).convert("RGB")
 
     def _centres_of_codes(self, values: np.ndarray) -> np.ndarray:
         """The inverse of writing codes: each code's bin centre, the same shape."""
@@ -156,6 +156,9 @@ class PixelSpec(Spec):
             written = f"{self.codes}..{self.codes + 2**self.bits - 1}"
             raise self._error(f"bytes {written}", f"{values.min()}..{values.max()}")
         return quantise((codes << (8 - self.bits)).astype(np.uint8), self.bits)
+
+    def lossless_mode(self) -> str:
+        return self._MODES[self.color]
 
     def max_bytes(self) -> int:
         assert self.size is not None
@@ -194,6 +197,9 @@ class PngSpec(FileSpec):
     host_reason = "the zlib (or zlib-ng) behind Pillow; the pixels stay the same"
 
     level: int = field(metadata=integer(0, 9))
+
+    def lossless_mode(self) -> str:
+        return "RGB"
 
     def _save_options(self) -> dict[str, Any]:
         return {"compress_level": self.level}
@@ -268,6 +274,9 @@ class WebpSpec(FileSpec):
 
     q: int | Literal["lossless"] = field(metadata=_WEBP_QUALITY)
 
+    def lossless_mode(self) -> str | None:
+        return "RGB" if self.q == "lossless" else None
+
     def _save_options(self) -> dict[str, Any]:
         return {"lossless": True} if self.q == "lossless" else {"quality": self.q}
 
@@ -280,6 +289,9 @@ class BmpSpec(FileSpec):
     kind = "bmp"
     host_dependent = False
     host_reason = "Pillow's own resizing, in integers"
+
+    def lossless_mode(self) -> str:
+        return "RGB"
 
     def max_bytes(self) -> int | None:
         if self.size is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqa_bench.data.encodings import Spec, codec_versions, parse_spec
+from vqa_bench.data.encodings import codec_versions, parse_spec
 from vqa_bench.data.golden import GOLDEN, GOLDEN_VERSIONS, golden_picture
 
 
@@ -48,20 +48,12 @@ def check_encoding(text: str, expected: str) -> EncodingCheck:
         fault = " ".join(f"{type(error).__name__}: {error}".split())
         return EncodingCheck(False, None, None, spec.host_dependent, spec.host_reason, fault)
     same_bytes = hashlib.sha256(data).hexdigest() == expected
-    mode = _lossless_mode(spec)
+    mode = spec.lossless_mode()
     round_trip = same_picture = None
     if mode is not None:
         round_trip = np.array_equal(decoded, np.asarray(spec.picture(picture, mode).convert("RGB")))
         same_picture = np.array_equal(decoded, np.asarray(picture))
     return EncodingCheck(same_bytes, same_bytes or same_picture, round_trip, spec.host_dependent, spec.host_reason)
-
-
-def _lossless_mode(spec: Spec) -> str | None:
-    """Pillow's mode of the picture that a lossless encoding keeps exactly; None for a lossy one."""
-    if spec.kind == "pixels":
-        return {"rgb": "RGB", "gray": "L", "ycbcr": "YCbCr"}[getattr(spec, "color", "rgb")]
-    lossless = spec.kind in ("png", "bmp") or (spec.kind == "webp" and getattr(spec, "q", None) == "lossless")
-    return "RGB" if lossless else None
 
 
 def find_codecs() -> dict[str, dict[str, str | None]]:

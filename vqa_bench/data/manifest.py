@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,12 +16,16 @@ from vqa_bench.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
 
+RecordType = TypeVar("RecordType", bound="Record")
 
-class _Record(BaseModel):
+
+class Record(BaseModel):
+    """Part of a manifest: nothing unknown, nothing converted, nothing changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ByteLengths(_Record):
+class ByteLengths(Record):
     """How many bytes the items of a split have; all zero if there are none."""
 
     min: int
@@ -38,7 +42,7 @@ class ByteLengths(_Record):
         return cls(min=int(low), median=int(median), p95=int(p95), max=int(high))
 
 
-class SplitInfo(_Record):
+class SplitInfo(Record):
     """One split of a shard.
 
     Attributes:
@@ -58,7 +62,7 @@ class SplitInfo(_Record):
     unasked_images: int
 
 
-class SourceInfo(_Record):
+class SourceInfo(Record):
     """Where a shard's data comes from.
 
     Attributes:
@@ -72,21 +76,21 @@ class SourceInfo(_Record):
     json_files: dict[str, str]
 
 
-class DevInfo(_Record):
+class DevInfo(Record):
     """How the development split was carved out of the training images."""
 
     fraction: float
     seed: int
 
 
-class FileInfo(_Record):
+class FileInfo(Record):
     """Size and hash of one file of the shard."""
 
     bytes: int
     sha256: str
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """Everything about a shard that is not in its tables.
 
     Attributes:
@@ -125,13 +129,22 @@ def read_manifest(shard: Path) -> Manifest:
     path = shard / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"expected a shard (a folder with {MANIFEST_NAME}), got {shard}; make one with `serialize`")
+    return parse_manifest(Manifest, path, what="a shard", again="serialize again")
+
+
+def parse_manifest(kind: type[RecordType], path: Path, *, what: str, again: str) -> RecordType:
+    """Reads a manifest of a kind, of `what`.
+
+    Raises:
+        UserError: a manifest of another kind or version; says to do it `again`.
+    """
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise UserError(
-            f"expected the manifest of a shard of version 1, got {path} with {where}: {first['msg']}; serialize again"
+            f"expected the manifest of {what} of version 1, got {path} with {where}: {first['msg']}; {again}"
         ) from error
 
 

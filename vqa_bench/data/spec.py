@@ -206,6 +206,10 @@ class Spec(ABC):
             UserError: bytes that this encoding can't have written.
         """
 
+    def lossless_mode(self) -> str | None:
+        """Pillow's mode of the `picture` that the bytes keep exactly; None for an encoding that loses something."""
+        return None
+
     def max_bytes(self) -> int | None:
         """The exact number of bytes where it follows from the spec alone, None where it depends on the picture."""
         return None

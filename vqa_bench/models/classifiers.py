@@ -1,7 +1,4 @@
-"""From a cell's configuration to a model that can be trained and asked. The only file that imports mblm and baselines.
-
-A `VQAModel` makes its own batches (`collate`), gives the summed loss of one (`forward`) and either log-probabilities
-over the candidates (`log_probs`) or, for byte models, what next-byte decoding needs (`ask`, `step`).
+"""The baselines as cells of the benchmark: words and pictures in, a logit a candidate out.
 
 Shapes: B images, K questions of an image (short rows filled up, `present` says where), n = B·K, A candidates, R bytes
 in a patch of the first stage.
@@ -9,10 +6,10 @@ in a patch of the first stage.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,17 +20,15 @@ from baselines.cnn_lstm import CNNLSTM
 from baselines.lstm import QuestionLSTM
 from baselines.majority import Majority
 from baselines.text import WordVocabulary
-from mblm import MBLM, LossSums, MBLMModelConfig, StageBlock, TransformerBlock
-from mblm.decode import DecodeState, branch, read_prefix, step
-from mblm.model.embedding import smooth_init_
-from vqa_bench.config import CellConfig, CNNLSTMConfig, LSTMConfig, MajorityConfig, MBLMConfig
-from vqa_bench.data.collate import Batch, ByteBatch, ByteCollate, places, prefix_weights, suffix_weights
+from mblm import LossSums
+from vqa_bench.config import CellConfig, CNNLSTMConfig, LSTMConfig, MajorityConfig
+from vqa_bench.data.collate import Batch, places
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.loading import Group
 from vqa_bench.data.questions import questions_of
-from vqa_bench.data.sequences import Sequencer, candidates
 from vqa_bench.data.shards import Shard, SplitReader
-from vqa_bench.data.vocab import ANSWERS, PAD, QUESTION_TYPES, VOCAB_SIZE
+from vqa_bench.data.vocab import ANSWERS, QUESTION_TYPES
+from vqa_bench.models.base import VQAModel
 
 MAX_CACHED_BYTES = 1 << 30  # decoded pictures are kept in memory up to this size
 
@@ -46,112 +41,6 @@ class ClassifierBatch(Batch):
     lengths: Tensor
     images: Tensor | None
     types: list[str]
-
-
-class VQAModel(nn.Module, ABC):
-    """Everything that answers. `built` is what the training data decided (JSON-able), saved beside the weights."""
-
-    blind: ClassVar[bool]
-
-    def __init__(self, cell: CellConfig, built: dict[str, Any]) -> None:
-        super().__init__()
-        self.cell, self.built = cell, built
-
-    @classmethod
-    @abstractmethod
-    def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
-        """What the data decides about the model, for `built`."""
-
-    @property
-    @abstractmethod
-    def collate(self) -> Callable[[SplitReader, Sequence[Group]], Batch]:
-        """Makes a batch on the CPU. It is what a worker process is sent, so weights should not hang on it."""
-
-    @abstractmethod
-    def forward(self, batch: Any) -> LossSums:
-        """Loss summed over the weighted targets of a batch, and their count."""
-
-    def check(self, shard: Shard) -> None:
-        """Raises UserError if something in the shard can never become a batch."""
-
-    @property
-    def parameters_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
-
-
-class ByteModel(VQAModel):
-    """The Multiscale Byte Language Model on one sequence a question, an image read once for all of its questions."""
-
-    blind = False
-
-    def __init__(self, cell: CellConfig, built: dict[str, Any]) -> None:
-        super().__init__(cell, built)
-        config = cast(MBLMConfig, cell.model)
-        self.mblm = MBLM(_model_config(config))
-        if config.byte_init == "smooth":
-            for table in self.mblm.token_embs_rev:
-                smooth_init_(cast(nn.Embedding, table.embedding))
-        self.sequencer = Sequencer(
-            cell.sequence, self.mblm.config.patch_size, self.mblm.config.context, built["image_bytes"]
-        )
-        self.candidates = candidates(cell.sequence.answer)
-        self._collate = ByteCollate(self.sequencer)
-
-    @classmethod
-    def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
-        return {"image_bytes": max(info.image_bytes.max for info in shard.manifest.splits.values())}
-
-    def check(self, shard: Shard) -> None:
-        self.sequencer.image(bytes(max(info.image_bytes.max for info in shard.manifest.splits.values())))
-
-    @property
-    def collate(self) -> ByteCollate:
-        return self._collate
-
-    def forward(self, batch: ByteBatch) -> LossSums:
-        weights = suffix_weights(batch, self.sequencer)
-        if not self.sequencer.shares_prefix:
-            return self.mblm.loss_sums(batch.suffixes.flatten(0, 1), weights.flatten(0, 1))
-        trunk = prefix_weights(batch, self.sequencer) if self.cell.sequence.weights.image > 0 else None
-        return self.mblm.shared_loss_sums(batch.prefix, batch.suffixes, weights, trunk)
-
-    def ask(self, batch: ByteBatch) -> DecodeState:
-        """Read images and questions, nothing of the answers: the state of B·K rows before the answer's start id."""
-        R = self.sequencer.patch_size
-        limit = int(batch.answer_patches.max()) * R
-        positions = torch.arange(limit, device=batch.suffixes.device)
-        asked = batch.suffixes[..., :limit].masked_fill(positions >= batch.answer_patches[..., None] * R, PAD)
-        if self.sequencer.shares_prefix:
-            return branch(self.mblm, read_prefix(self.mblm, batch.prefix), asked, batch.answer_patches)
-        rows = asked.flatten(0, 1)
-        return branch(self.mblm, read_prefix(self.mblm, rows[:, :0]), rows[:, None], batch.answer_patches.view(-1, 1))
-
-    def step(self, state: DecodeState, ids: Tensor) -> tuple[Tensor, DecodeState]:
-        """One more id for every row: logits (n, V) of the id after it, and the new state."""
-        return step(self.mblm, state, ids)
-
-
-def _model_config(config: MBLMConfig) -> MBLMModelConfig:
-    blocks: list[StageBlock] = [
-        TransformerBlock(
-            attn_head_dims=stage.head_dim,
-            attn_num_heads=stage.heads,
-            attn_use_rot_embs=stage.rotary,
-            attn_dropout=stage.dropout,
-            ff_multiplier=stage.ff_multiplier,
-            ff_dropout=stage.dropout,
-            pos_emb_type=stage.positions,
-        )
-        for stage in config.stages
-    ]
-    return MBLMModelConfig(
-        num_tokens=VOCAB_SIZE,
-        pad_token_id=PAD,
-        hidden_dims=config.hidden_dims,
-        seq_lens=config.seq_lens,
-        num_layers=config.num_layers,
-        block=blocks,
-    )
 
 
 class Classifier(VQAModel):
@@ -264,16 +153,3 @@ class MajorityModel(Classifier):
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:
         return cast(Tensor, self.net(batch.types)).unflatten(0, batch.present.shape)
-
-
-MODELS: dict[str, type[VQAModel]] = {
-    "mblm": ByteModel,
-    "cnn_lstm": CNNLSTMModel,
-    "lstm": LSTMModel,
-    "majority": MajorityModel,
-}
-
-
-def build(cell: CellConfig, built: dict[str, Any]) -> VQAModel:
-    """A fresh model of a cell, with what the data decided about it."""
-    return MODELS[cell.model.kind](cell, built)

@@ -1,0 +1,58 @@
+"""What an experiment is, as typed values: unknown keys are errors, and every error names its place in the file.
+
+base.py        strictness, errors, durations
+data.py        where questions, pictures and text come from
+model.py       models and their stages
+training.py    the optimisation
+cell.py        one row of the matrix; one pretraining run
+experiment.py  a whole file: its cells, its pretraining runs
+
+Nothing here computes anything or imports torch.
+"""
+
+from vqa_bench.config.base import Duration, overlay, parse
+from vqa_bench.config.cell import CellConfig, EvaluateConfig, PretrainConfig, PretrainedConfig
+from vqa_bench.config.data import DataConfig, SynthConfig, SynthTextConfig, TextDataConfig
+from vqa_bench.config.experiment import MatrixConfig, load_matrix
+from vqa_bench.config.model import (
+    CNNLSTMConfig,
+    CustomStageConfig,
+    HierarchyConfig,
+    LSTMConfig,
+    MajorityConfig,
+    MambaStageConfig,
+    MBLMConfig,
+    MBLMEncoderConfig,
+    TransformerStageConfig,
+)
+from vqa_bench.config.training import CheckpointConfig, DevConfig, LoopConfig, TextTrainConfig, TrainConfig
+
+__all__ = [
+    "CNNLSTMConfig",
+    "CellConfig",
+    "CheckpointConfig",
+    "CustomStageConfig",
+    "DataConfig",
+    "DevConfig",
+    "Duration",
+    "EvaluateConfig",
+    "HierarchyConfig",
+    "LSTMConfig",
+    "LoopConfig",
+    "MBLMConfig",
+    "MBLMEncoderConfig",
+    "MajorityConfig",
+    "MambaStageConfig",
+    "MatrixConfig",
+    "PretrainConfig",
+    "PretrainedConfig",
+    "SynthConfig",
+    "SynthTextConfig",
+    "TextDataConfig",
+    "TextTrainConfig",
+    "TrainConfig",
+    "TransformerStageConfig",
+    "load_matrix",
+    "overlay",
+    "parse",
+]

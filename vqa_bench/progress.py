@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 PLAIN_SECONDS = 10.0  # between two plain lines
+RATE_SECONDS = 300.0  # over which a bar takes the rate that the time left follows from
 
 
 class Progress(Protocol):
@@ -62,7 +63,9 @@ def _amount(count: int, unit: str) -> str:
 
 @contextmanager
 def _bar(label: str, unit: str) -> Iterator[Progress]:
-    from rich.console import Console
+    """The bar, and under it the note, so that a narrow terminal shows both."""
+    from rich.console import Console, Group, RenderableType
+    from rich.live import Live
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -73,21 +76,24 @@ def _bar(label: str, unit: str) -> Iterator[Progress]:
         TransferSpeedColumn,
     )
     from rich.progress import Progress as Bar
+    from rich.text import Text
 
     counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
     if unit == "bytes":
         counted = (DownloadColumn(), TransferSpeedColumn())
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *counted,
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, note="")
+    # The rate is that of the last minutes: steps may take long, and evaluations lie between them.
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
+    bar = Bar(*columns, speed_estimate_period=RATE_SECONDS)
+    task = bar.add_task(label, total=None)
+    line = Text(no_wrap=True, overflow="ellipsis", style="dim")
+
+    def shown() -> RenderableType:
+        return Group(bar, line) if line.plain else bar
+
+    with Live(get_renderable=shown, console=Console(stderr=True), transient=True):
 
         def report(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
+            bar.update(task, completed=done, total=total)
+            line.plain = note
 
         yield report

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vqa_bench.models import VQAModel
 
 CONFIG, WEIGHTS, RESULT, DONE = "config.json", "model.safetensors", "result.json", "DONE"
-PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
+PROVENANCE, METRICS, TRAINED = "provenance.json", "metrics.jsonl", "trained.json"
 PREDICTIONS, SHUFFLED = "predictions.jsonl", "predictions-shuffled.jsonl"
 PACKAGES = ("torch", "accelerate", "datasets", "numpy", "pillow", "safetensors", "vqa-bench")
 

@@ -68,7 +68,7 @@ def test_a_matrix_ends_in_a_table_and_is_not_done_twice(
     assert (tmp_path / "runs" / "bytes" / "model.safetensors").stat().st_mtime_ns == trained
     assert (tmp_path / "runs" / "table.csv").read_bytes() == table
 
-    other = {"name": "majority", "title": "Other", "model": {"kind": "majority"}}
+    other = {"name": "majority", "title": "Other", "model": {"kind": "majority", "per_type": False}}
     changed = write_config(tmp_path, clevr, cells=[other])
     message = fails(capsys, "matrix", changed, *command[2:])
     assert "expected the run in" in message

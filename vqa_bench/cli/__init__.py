@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vqa_bench.cli import cells, raw, shards
+from vqa_bench.cli import cells, finetune, raw, shards
 from vqa_bench.errors import UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -30,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if hasattr(options, "plugins"):
+            from vqa_bench.plugins import load_plugins
+
+            load_plugins(options.plugins)
         return int(options.run(options))
     except UserError as error:
         fault = str(error)
@@ -63,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     shards.add_inspect(commands.add_parser("inspect", help="show what a shard or a folder of books holds"))
     shards.add_doctor(commands.add_parser("doctor", help="check this machine: versions, devices, encodings"))
     cells.add_train(commands.add_parser("train", help="fill one cell of a matrix"))
+    cells.add_pretrain(commands.add_parser("pretrain", help="train the runs on text that cells may begin from"))
+    finetune.add_finetune(commands.add_parser("finetune", help="fill a cell that begins from trained weights"))
     cells.add_evaluate(commands.add_parser("evaluate", help="answer a shard's questions with finished runs"))
     cells.add_matrix(commands.add_parser("matrix", help="fill every cell of a matrix and print its table"))
     cells.add_report(commands.add_parser("report", help="table and picture of the finished runs of a folder"))

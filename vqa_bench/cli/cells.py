@@ -1,34 +1,74 @@
-"""The commands of the benchmark matrix: train, evaluate, matrix, report."""
+"""The commands of the benchmark matrix: train, pretrain, matrix, evaluate, report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqa_bench.cli.arguments import add_workers, positive
+from vqa_bench.cli.arguments import add_plugins, add_workers, positive
 from vqa_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from vqa_bench.config import DataConfig
+    from vqa_bench.config import MatrixConfig
+    from vqa_bench.matrix import How, Invocation
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """`train CONFIG CELL`."""
     parser.add_argument("config", type=Path)
     parser.add_argument("cell", help="the name of the cell")
-    _add_folders(parser)
-    parser.set_defaults(run=_matrix, jobs=1)
+    add_running(parser)
+    parser.set_defaults(run=_train)
+
+
+def add_pretrain(parser: argparse.ArgumentParser) -> None:
+    """`pretrain CONFIG [NAME …]`."""
+    parser.add_argument("config", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="pretraining runs of the file (default: all)")
+    add_running(parser)
+    parser.set_defaults(run=_pretrain)
 
 
 def add_matrix(parser: argparse.ArgumentParser) -> None:
     """`matrix CONFIG`."""
     parser.add_argument("config", type=Path)
-    _add_folders(parser)
-    parser.add_argument("--jobs", type=positive, default=1, help="cells that train at the same time (default 1)")
-    parser.set_defaults(run=_matrix, cell=None)
+    parser.add_argument("--only", nargs="+", metavar="CELL", help="fill these cells (default: all)")
+    add_running(parser)
+    parser.add_argument("--jobs", type=positive, default=1, help="runs that train at the same time (default 1)")
+    parser.add_argument(
+        "--executor",
+        choices=("here", "local", "slurm"),
+        default="here",
+        help="who runs the jobs: this command, submitit on this machine, or Slurm (default: here)",
+    )
+    cluster = parser.add_argument_group("what a job of --executor local or slurm gets")
+    cluster.add_argument("--slurm-partition", metavar="NAME")
+    cluster.add_argument("--slurm-account", metavar="NAME")
+    cluster.add_argument("--slurm-constraint", metavar="FEATURES")
+    cluster.add_argument("--slurm-gpus", type=positive, metavar="N", help="a node, each with a process of its own")
+    cluster.add_argument("--slurm-tasks", type=positive, metavar="N", help="processes a node (default: one a GPU)")
+    cluster.add_argument("--slurm-nodes", type=positive, default=1, metavar="N", help="that train a run together")
+    cluster.add_argument(
+        "--slurm-time", type=positive, metavar="MINUTES", help="until a job is stopped and goes on as a new one"
+    )
+    parser.set_defaults(run=_matrix)
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """What every command that trains takes."""
+    parser.add_argument("--out", type=Path, help="results folder (default: runs/<name of the matrix>)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where data sets and shards are kept")
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="go on with unfinished runs, or delete them and begin anew (default: auto)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and what it costs")
+    add_plugins(parser)
+    add_workers(parser)
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +77,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=Path, required=True, help="made by `serialize` with the runs' encoding")
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, required=True, help="results folder; each run gets a folder in it")
+    add_plugins(parser)
     parser.set_defaults(run=_evaluate)
 
 
@@ -47,53 +88,103 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_report)
 
 
-def _add_folders(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="results folder (default: runs/<name of the matrix>)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where data sets and shards are kept")
-    add_workers(parser)
+def _train(options: argparse.Namespace) -> int:
+    from vqa_bench.config import load_matrix
+
+    return run_cells(options, load_matrix(options.config), only=[options.cell])
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from vqa_bench import launch
+    from vqa_bench.config import load_matrix
+    from vqa_bench.matrix.cells import PRETRAINING
+
+    config = load_matrix(options.config)
+    names = options.names or [run.name for run in config.pretrain]
+    if not names:
+        raise UserError(f"expected pretraining runs in {options.config}, got none; list them under `pretrain`")
+    failed = run_cells(options, config, pretraining=names)
+    if not options.dry_run and launch.is_main():
+        for name in names:
+            _print_bits(_results(options, config) / PRETRAINING / name)
+    return failed
 
 
 def _matrix(options: argparse.Namespace) -> int:
+    from vqa_bench import launch
     from vqa_bench.config import load_matrix
-    from vqa_bench.matrix import run_matrix
+    from vqa_bench.runs import is_done
 
     config = load_matrix(options.config)
-    out = options.out or Path("runs") / config.name
-    faults = run_matrix(
-        config,
-        out,
-        options.data,
-        partial(_make_source, options.workers),
-        workers=options.workers,
-        jobs=options.jobs,
-        only=options.cell,
-    )
-    if options.cell is None:
-        _print_report(out, None)
+    failed = run_cells(options, config, only=options.only, how=_how(options))
+    results = _results(options, config)
+    # Where nothing was finished there is nothing to show, and what went wrong has been said.
+    if not options.dry_run and launch.is_main() and any(is_done(results / cell.name) for cell in config.cells):
+        _print_report(results, None)
+    return failed
+
+
+def run_cells(
+    options: argparse.Namespace,
+    config: MatrixConfig,
+    *,
+    only: list[str] | None = None,
+    pretraining: list[str] | None = None,
+    how: How | None = None,
+) -> int:
+    """Fill cells and pretraining runs (see `matrix.run_matrix`), or say what it would take; the exit code.
+
+    `options` has what `add_running` adds.
+    """
+    from vqa_bench import launch
+    from vqa_bench.cli.sources import warehouse
+    from vqa_bench.matrix import How, plan, run_matrix
+
+    place = warehouse(options.data, options.workers)
+    if options.dry_run:
+        from vqa_bench.estimate import plan_text
+
+        if launch.is_main():
+            print(plan_text(plan(config, place, only=only, pretraining=pretraining)))
+        return 0
+    how = How(invocation=_invocation(options)) if how is None else how
+    faults = run_matrix(config, _results(options, config), place, only=only, pretraining=pretraining, how=how)
     return 1 if faults else 0
 
 
-def _make_source(workers: int, config: DataConfig, data: Path) -> Path:
-    """The CLEVR folder of a configuration; a generated one is made on first use and named after its settings."""
-    if config.synth is None:
-        assert config.folder is not None, "the configuration has either"
-        return config.folder
-    from data_scripts.synth.generate import VERSION, generate
-    from vqa_bench.progress import progress
+def _results(options: argparse.Namespace, config: MatrixConfig) -> Path:
+    return Path("runs") / config.name if options.out is None else options.out
 
-    synth = config.synth
-    counts = "" if synth.images is None else "-" + "-".join(f"{k}{v}" for k, v in sorted(synth.images.items()))
-    out = data / f"synth-{synth.preset}-v{VERSION}-seed{synth.seed}{counts}"
-    if not (out / "info.json").exists():
-        with progress(f"generate {synth.preset}", "images") as report:
-            generate(synth.preset, out, seed=synth.seed, workers=workers, images=synth.images, progress=report)
-    return out
+
+def _how(options: argparse.Namespace) -> How:
+    from vqa_bench.matrix import Cluster, How
+
+    cluster = Cluster(
+        partition=options.slurm_partition,
+        account=options.slurm_account,
+        constraint=options.slurm_constraint,
+        gpus=options.slurm_gpus,
+        nodes=options.slurm_nodes,
+        tasks=options.slurm_tasks,
+        minutes=options.slurm_time,
+    )
+    if options.executor == "here" and cluster != Cluster():
+        raise UserError("expected --executor slurm (or local) with --slurm-…, got --executor here; choose one")
+    return How(jobs=options.jobs, where=options.executor, cluster=cluster, invocation=_invocation(options))
+
+
+def _invocation(options: argparse.Namespace) -> Invocation:
+    from vqa_bench.matrix import Invocation
+
+    command = (Path(sys.argv[0]).name, *sys.argv[1:])
+    plugins = tuple(file.resolve() for file in options.plugins)
+    return Invocation(resume=options.resume, command=command, plugins=plugins)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from vqa_bench.data.shards import open_shard
     from vqa_bench.progress import progress
-    from vqa_bench.runs import PROVENANCE, is_done, load_model, new_run, provenance, write_json
+    from vqa_bench.runs import PROVENANCE, TRAINED, is_done, load_model, new_run, provenance, read_json, write_json
     from vqa_bench.scoring.evaluate import check_encoding, evaluate
 
     shard = open_shard(options.shard)
@@ -116,7 +207,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         new_run(out)
         write_json(out / PROVENANCE, provenance() | {"run": run.name})
         with progress(f"{model.cell.name}: evaluate", "batches") as report:
-            evaluate(model, shard, out, split=options.split, report=report)
+            training = read_json(run / TRAINED) if (run / TRAINED).is_file() else {}  # runs of old have none
+            evaluate(model, shard, out, split=options.split, training=training, report=report)
     _print_report(options.out, None)
     return 0
 
@@ -131,4 +223,16 @@ def _print_report(results: Path, out: Path | None) -> None:
 
     report = write_report(results, out, color=sys.stdout.isatty())
     print(report.text)
-    print(f"{report.markdown}  {report.csv}  {report.figure}")
+    tables = [report.markdown, report.csv, report.pretraining, report.figure]
+    print("  ".join(str(path) for path in tables if path is not None))
+
+
+def _print_bits(run: Path) -> None:
+    """What a finished pretraining run reached."""
+    from vqa_bench.runs import RESULT, is_done, read_json
+
+    if not is_done(run):
+        return
+    for split, numbers in read_json(run / RESULT)["metrics"].items():
+        bits = ", ".join(f"{value:.3f} {name.replace('_', ' ')}" for name, value in numbers.items() if "bits" in name)
+        print(f"{run.name}, {split}: {bits} ({numbers['bytes']:,} bytes)")

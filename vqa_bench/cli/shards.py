@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqa_bench.cli.arguments import add_workers, positive
+from vqa_bench.cli.arguments import add_plugins, add_workers, positive
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,6 +27,7 @@ def add_serialize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev-seed", type=int, default=0)
     parser.add_argument("--allow-missing", action="store_true", help="leave out questions without an image file")
     parser.add_argument("--keep-unasked", action="store_true", help="keep images that no question asks about")
+    add_plugins(parser)
     add_workers(parser)
     parser.set_defaults(run=_serialize)
 
@@ -43,6 +44,7 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=partial(positive, most=1024), default=16, help="ids a line (default 16)")
     parser.add_argument("--full", action="store_true", help="show long parts whole")
     parser.add_argument("--save", type=Path, metavar="FILE", help="save the sample's picture as PNG")
+    add_plugins(parser)
     parser.set_defaults(run=_inspect)
 
 

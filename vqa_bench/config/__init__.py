@@ -5,6 +5,10 @@ data.py        where questions, pictures and text come from
 model.py       models and their stages
 training.py    the optimisation
 cell.py        one row of the matrix; one pretraining run
+read.py        YAML, strictly
+layers.py      partial cells, one laid over another
+product.py     axes × overrides become cells
+across.py      what cells and pretraining runs of a file must agree on
 experiment.py  a whole file: its cells, its pretraining runs
 
 Nothing here computes anything or imports torch.
@@ -12,7 +16,7 @@ Nothing here computes anything or imports torch.
 
 from vqa_bench.config.base import Duration, overlay, parse
 from vqa_bench.config.cell import CellConfig, EvaluateConfig, PretrainConfig, PretrainedConfig
-from vqa_bench.config.data import DataConfig, SynthConfig, SynthTextConfig, TextDataConfig
+from vqa_bench.config.data import CustomDataConfig, DataConfig, SynthConfig, SynthTextConfig, TextDataConfig
 from vqa_bench.config.experiment import MatrixConfig, load_matrix
 from vqa_bench.config.model import (
     CNNLSTMConfig,
@@ -31,6 +35,7 @@ __all__ = [
     "CNNLSTMConfig",
     "CellConfig",
     "CheckpointConfig",
+    "CustomDataConfig",
     "CustomStageConfig",
     "DataConfig",
     "DevConfig",

@@ -14,6 +14,7 @@ from vqa_bench.config.model import ModelConfig, PretrainedModelConfig
 from vqa_bench.config.training import TextTrainConfig, TrainConfig
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.sequences import SequenceConfig
+from vqa_bench.errors import UserError
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
@@ -78,7 +79,10 @@ class CellConfig(Strict):
     @field_validator("encoding")
     @classmethod
     def _canonical(cls, encoding: str | None) -> str | None:
-        return None if encoding is None else str(parse_spec(encoding))
+        try:
+            return None if encoding is None else str(parse_spec(encoding))
+        except UserError as error:
+            raise ValueError(str(error)) from error  # so that it is said with its place, beside all other faults
 
     @model_validator(mode="after")
     def _check(self) -> CellConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -17,18 +18,25 @@ class SynthConfig(Strict):
     images: dict[str, int] | None = None
 
 
+class CustomDataConfig(Strict):
+    """Data that a plugin makes: what it was registered as, and its own options."""
+
+    name: str
+    options: dict[str, Any] = Field(default={})
+
+
 class DataConfig(Strict):
-    """Where the questions and pictures come from: the generator (`synth`) or a CLEVR `folder`, one of the two."""
+    """Where the questions and pictures come from: the generator (`synth`), a CLEVR `folder`, or a plugin (`custom`)."""
 
     synth: SynthConfig | None = None
     folder: Path | None = None
+    custom: CustomDataConfig | None = None
     dev_fraction: float = Field(default=0.05, ge=0, lt=1)
     dev_seed: int = 0
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
-        if (self.synth is None) == (self.folder is None):
-            raise ValueError("expected either `synth` or `folder`")
+        _expect_one("synth", "folder", "custom", config=self)
         return self
 
 
@@ -40,13 +48,19 @@ class SynthTextConfig(Strict):
 
 
 class TextDataConfig(Strict):
-    """Byte files to pretrain on: the generator's (`synth_text`) or a `folder` of packed books, one of the two."""
+    """Byte files to pretrain on: the generator's (`synth_text`), a `folder` of packed books, or a plugin (`custom`)."""
 
     synth_text: SynthTextConfig | None = None
     folder: Path | None = None
+    custom: CustomDataConfig | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> TextDataConfig:
-        if (self.synth_text is None) == (self.folder is None):
-            raise ValueError("expected either `synth_text` or `folder`")
+        _expect_one("synth_text", "folder", "custom", config=self)
         return self
+
+
+def _expect_one(*names: str, config: Strict) -> None:
+    given = [name for name in names if getattr(config, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"expected one of {', '.join(names)}, got {' and '.join(given) or 'none'}")

@@ -47,7 +47,9 @@ class LoopConfig(Strict):
     """
 
     # What changes neither weights nor answers: left out where a run is recognised by its configuration.
-    NO_MATTER: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint", "trackers", "log_every", "processes"})
+    NO_MATTER: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "checkpoint", "trackers", "log_every", "processes", "parallel"}
+    )
 
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0)

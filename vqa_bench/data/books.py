@@ -157,8 +157,12 @@ class WindowPlan:
 
     Attributes:
         length: bytes of a window.
-        batch: windows of one step over all processes, a multiple of `world`.
-        rank, world: this process takes every world-th window of a batch.
+        batch: windows of one step over all processes.
+        rank, world: this process takes every world-th window of a batch. Where world does not divide a batch, some have
+            a window more than others, so losses are summed, not averaged.
+
+    Raises:
+        UserError: no such window fits into the stream, or a batch has not a window for every process.
     """
 
     split: BookSplit
@@ -175,10 +179,11 @@ class WindowPlan:
                 f"expected windows of 1 to {size:,} bytes, as the books have no more, got {self.length:,}; "
                 "make the windows shorter or the books more"
             )
-        if not 0 <= self.rank < self.world or self.batch < 1 or self.batch % self.world:
+        assert 0 <= self.rank < self.world, "a rank counts from 0"
+        if self.batch < self.world:
             raise UserError(
-                f"expected a batch that is a multiple of the {self.world} processes and a rank of 0..{self.world - 1}, "
-                f"got batch {self.batch} and rank {self.rank}; change the batch"
+                f"expected at least one window a batch for each of {self.world} processes, got {self.batch}; make the "
+                "batch larger or start fewer processes"
             )
 
     @property
@@ -193,10 +198,13 @@ class WindowPlan:
         phase, order = _epoch(self.seed, epoch, self.windows_per_epoch, min(self.length - 1, room))
         return phase + int(order[place]) * self.length
 
+    def samples(self, step: int) -> range:
+        """The numbers of this process's samples of a step."""
+        return range(step * self.batch + self.rank, (step + 1) * self.batch, self.world)
+
     def starts(self, step: int) -> np.ndarray:
-        """(batch / world,) int64: where this process's windows of a step begin."""
-        samples = range(step * self.batch + self.rank, (step + 1) * self.batch, self.world)
-        return np.array([self.start(sample) for sample in samples], np.int64)
+        """(samples,) int64: where this process's windows of a step begin."""
+        return np.array([self.start(sample) for sample in self.samples(step)], np.int64)
 
     def windows(self, step: int) -> list[np.ndarray]:
         """This process's windows of a step, each (length,) uint8: views of the file."""

@@ -7,7 +7,7 @@ What a batch looks like is the model's own affair (its `collate`). Knows no mode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from vqa_bench.data.shards import SplitReader
 from vqa_bench.errors import UserError
 
+Item = TypeVar("Item")
 Batch = TypeVar("Batch")
 PREFETCH = 4  # batches that each worker is ahead
 
@@ -140,14 +141,14 @@ def shuffled_pictures(images: int, seed: int) -> np.ndarray:
     return shown
 
 
-class _Steps(Dataset[Batch]):
+class _Steps(Dataset[Batch], Generic[Item, Batch]):
     """The batches of a plan by step number, as a map-style dataset."""
 
-    def __init__(self, groups: Callable[[int], list[Group]], collate: Callable[[list[Group]], Batch]) -> None:
-        self.groups, self.collate = groups, collate
+    def __init__(self, items: Callable[[int], Item], collate: Callable[[Item], Batch]) -> None:
+        self.items, self.collate = items, collate
 
     def __getitem__(self, step: int) -> Batch:
-        return self.collate(self.groups(step))
+        return self.collate(self.items(step))
 
 
 def _as_made(batch: Batch) -> Batch:
@@ -156,20 +157,21 @@ def _as_made(batch: Batch) -> Batch:
 
 
 def batches(
-    groups: Callable[[int], list[Group]],
-    collate: Callable[[list[Group]], Batch],
+    items: Callable[[int], Item],
+    collate: Callable[[Item], Batch],
     steps: range,
     *,
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of the given steps, in order; `workers` processes prepare them ahead (0: in this process).
+    """The batches of the given steps, in order, each made by `collate` of the step's `items`.
 
-    One iterator serves all epochs, so workers start once. They map the shard's files themselves; nothing of it is
-    copied. `pin` puts batches into page-locked memory, from which a GPU reads beside its work; only where there is one.
+    `workers` processes prepare them ahead (0: in this process). One iterator serves all epochs, so workers start once.
+    They map the shard's files themselves; nothing of it is copied. `pin` puts batches into page-locked memory, from
+    which a GPU reads beside its work; only where there is one.
     """
     loader: DataLoader[Batch] = DataLoader(
-        _Steps(groups, collate),
+        _Steps(items, collate),
         batch_size=None,
         sampler=steps,
         collate_fn=_as_made,

@@ -6,7 +6,9 @@ over the candidates (`log_probs`) or, for byte models, what next-byte decoding n
 base.py         what every model of the benchmark is
 byte_model.py   the byte model on questions
 classifiers.py  the baselines
+text_model.py   the byte models on text alone
 hierarchy.py    a configuration becomes the byte model's own
+placement.py    compiled, shared out, and by which kernels
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from vqa_bench.data.collate import Batch, ByteBatch
 from vqa_bench.models.base import VQAModel
 from vqa_bench.models.byte_model import ByteModel
 from vqa_bench.models.classifiers import Classifier, ClassifierBatch, CNNLSTMModel, LSTMModel, MajorityModel
+from vqa_bench.models.placement import compile_layers, kernels_of, share_out
+from vqa_bench.models.text_model import LanguageModel, MaskedModel, TextModel, build_text
 
 __all__ = [
     "MODELS",
@@ -29,10 +33,17 @@ __all__ = [
     "Classifier",
     "ClassifierBatch",
     "DecodeState",
+    "LanguageModel",
     "LossSums",
     "MajorityModel",
+    "MaskedModel",
+    "TextModel",
     "VQAModel",
     "build",
+    "build_text",
+    "compile_layers",
+    "kernels_of",
+    "share_out",
 ]
 
 MODELS: dict[str, type[VQAModel]] = {

@@ -7,9 +7,9 @@ in a patch of the first stage.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,63 @@ class ClassifierBatch(Batch):
     types: list[str]
 
 
+class _Read(NamedTuple):
+    """What was read of a split: ids of all words (questions, T) and how many (questions,); pictures by their row."""
+
+    split: SplitReader
+    tokens: Tensor
+    lengths: Tensor
+    pictures: dict[int, np.ndarray]
+
+
+class ClassifierCollate:
+    """Batches of words and pictures; each split's questions are cut into words once, its pictures decoded once.
+
+    Light to pickle: the copy reads its splits again. encoding: None for a model that sees no pictures.
+    """
+
+    def __init__(self, words: WordVocabulary, encoding: str | None) -> None:
+        self._words, self._encoding = words, encoding
+        self._seen: list[_Read] = []
+
+    def __reduce__(self) -> tuple[type[ClassifierCollate], tuple[WordVocabulary, str | None]]:
+        return ClassifierCollate, (self._words, self._encoding)
+
+    def __call__(self, split: SplitReader, groups: Sequence[Group]) -> ClassifierBatch:
+        found, read = places(split, groups), self._read(split)
+        rows, present = found["rows"], found["present"]
+        lengths = read.lengths[rows]
+        images = None
+        if self._encoding is not None:
+            pictures = np.stack([self._picture(read, group.image) for group in groups])
+            images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+        return ClassifierBatch(
+            **found,
+            tokens=read.tokens[rows, : int(lengths.max())].long(),
+            lengths=lengths * present,
+            images=images,
+            types=[split.question_type[row] for row in rows.flatten().tolist()],
+        )
+
+    def _read(self, split: SplitReader) -> _Read:
+        for read in self._seen:
+            if read.split is split:
+                return read
+        tokens, lengths = self._words.encode(split.question)
+        self._seen.append(_Read(split, tokens.to(torch.int32), lengths, {}))
+        return self._seen[-1]
+
+    def _picture(self, read: _Read, row: int) -> np.ndarray:
+        """The decoded picture (H, W, 3) uint8, kept while all of the split's fit."""
+        if row in read.pictures:
+            return read.pictures[row]
+        spec = parse_spec(cast(str, self._encoding))
+        picture = np.asarray(spec.decode(read.split.image_bytes(row).tobytes()))
+        if picture.nbytes * len(read.split) <= MAX_CACHED_BYTES:
+            read.pictures[row] = picture
+        return picture
+
+
 class Classifier(VQAModel):
     """A baseline that gives a logit a candidate: words, and for a sighted one the decoded picture."""
 
@@ -51,8 +108,7 @@ class Classifier(VQAModel):
     def __init__(self, cell: CellConfig, built: dict[str, Any]) -> None:
         super().__init__(cell, built)
         self.words = WordVocabulary.from_dict(built["words"])
-        self._pictures: dict[int, np.ndarray] = {}
-        self._pictures_of: SplitReader | None = None
+        self._collate = ClassifierCollate(self.words, None if self.blind else cell.encoding)
 
     @classmethod
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
@@ -64,22 +120,8 @@ class Classifier(VQAModel):
         return built
 
     @property
-    def collate(self) -> Callable[[SplitReader, Sequence[Group]], ClassifierBatch]:
-        return self._batch
-
-    def _batch(self, split: SplitReader, groups: Sequence[Group]) -> ClassifierBatch:
-        found = places(split, groups)
-        rows, present = found["rows"], found["present"]
-        tokens, lengths = self.words.encode([split.question[row] for row in rows.flatten().tolist()])
-        lengths = lengths.view_as(rows) * present
-        images = None
-        if not self.blind:
-            pictures = np.stack([self._picture(split, group.image) for group in groups])
-            images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-        types = [split.question_type[row] for row in rows.flatten().tolist()]
-        return ClassifierBatch(
-            **found, tokens=tokens.unflatten(0, rows.shape), lengths=lengths, images=images, types=types
-        )
+    def collate(self) -> ClassifierCollate:
+        return self._collate
 
     def forward(self, batch: ClassifierBatch) -> LossSums:
         logits, targets = self._logits(batch)[batch.present], batch.targets[batch.present]
@@ -92,18 +134,6 @@ class Classifier(VQAModel):
     @abstractmethod
     def _logits(self, batch: ClassifierBatch) -> Tensor:
         """(B, K, A)."""
-
-    def _picture(self, split: SplitReader, row: int) -> np.ndarray:
-        """The decoded picture (H, W, 3) uint8, kept while all of them fit."""
-        if self._pictures_of is not split:
-            self._pictures, self._pictures_of = {}, split
-        if row not in self._pictures:
-            spec = parse_spec(cast(str, self.cell.encoding))
-            picture = np.asarray(spec.decode(split.image_bytes(row).tobytes()))
-            if picture.nbytes * len(split) > MAX_CACHED_BYTES:
-                return picture
-            self._pictures[row] = picture
-        return self._pictures[row]
 
 
 class CNNLSTMModel(Classifier):

@@ -25,24 +25,27 @@ from vqa_bench.config import (
     MambaStageConfig,
     MBLMEncoderConfig,
     TransformerStageConfig,
+    parse,
 )
 from vqa_bench.data.vocab import PAD, VOCAB_SIZE
+from vqa_bench.errors import UserError
 
 MASK = VOCAB_SIZE - 1  # the id that stands for a hidden byte: one of those that no sequence has
 
 
 def hierarchy_config(config: HierarchyConfig) -> MBLMModelConfig:
-    """The model's own configuration; ValueError where lists differ in length or a custom block is not registered."""
+    """The model's own configuration; UserError where lists differ in length or a custom block is not registered."""
     masked = isinstance(config, MBLMEncoderConfig)
-    return MBLMModelConfig(
-        num_tokens=VOCAB_SIZE,
-        pad_token_id=PAD,
-        hidden_dims=config.hidden_dims,
-        seq_lens=config.seq_lens,
-        num_layers=config.num_layers,
-        train_checkpoint_chunks=config.checkpoint_chunks,
-        block=[_block(stage, masked=masked) for stage in config.stages],
-    )
+    values = {
+        "num_tokens": VOCAB_SIZE,
+        "pad_token_id": PAD,
+        "hidden_dims": config.hidden_dims,
+        "seq_lens": config.seq_lens,
+        "num_layers": config.num_layers,
+        "train_checkpoint_chunks": config.checkpoint_chunks,
+        "block": [_block(stage, masked=masked) for stage in config.stages],
+    }
+    return parse(MBLMModelConfig, values, "model")
 
 
 def encoder_config(config: MBLMEncoderConfig) -> MBLMEncoderModelConfig:
@@ -61,7 +64,10 @@ def begin_bytes(model: MBLM | MBLMEncoder, config: HierarchyConfig) -> None:
 
 def _block(stage: TransformerStageConfig | MambaStageConfig | CustomStageConfig, *, masked: bool) -> StageBlock:
     if isinstance(stage, CustomStageConfig):
-        return block_registry.parse(stage.block)
+        try:
+            return block_registry.parse(stage.block)
+        except ValueError as error:
+            raise UserError(f"expected a registered stage block, got: {error}; give its file as --plugin") from error
     if isinstance(stage, MambaStageConfig):
         return MambaBlock(
             d_state=stage.d_state,

@@ -1,8 +1,10 @@
 """The frame of a report as one picture: a dot with its interval for every cell. Knows the frame's columns only.
 
-One strip for each test set: a wide panel for all questions, a narrow one for each group; one line for each cell.
+One strip for each test set: a wide panel for all questions, a narrow one for each group; one line for each cell. A
+pretrained cell stands above its scratch twin, on a common ground, and a line joins the two.
 """
 
+from math import ceil
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -18,15 +20,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from vqa_bench.report.collect import COLUMNS
-from vqa_bench.report.tables import by_test_set, describe, heading, num_questions
+from vqa_bench.report.frame import COLUMNS
+from vqa_bench.report.tables import by_test_set, describe, has_twins, heading, num_questions
 
 SEEING, BLIND, BEST_BLIND, CHANCE = "#0b5fa5", "#6b6b6b", "#c8560a", "#9a9a9a"
-INK, PALE = "#1a1a1a", "#e6e6e6"
+INK, PALE, GROUND = "#1a1a1a", "#e6e6e6", "#eef3f9"
 
 WIDTH, LINE_HEIGHT, MARGIN_HEIGHT = 11.0, 0.36, 1.75  # inches
 DPI = 160
 TITLE_WIDTH = 36  # characters; longer titles are broken into lines
+LEGEND_WIDTH = 120  # characters of its entries together; more take two lines
 
 
 def save_figure(frame: pd.DataFrame, path: Path) -> None:
@@ -54,8 +57,11 @@ def _draw_test_set(strip: SubFigure, test_set: pd.DataFrame) -> None:
     panels[0].set_xlabel("percent right, with 95 % interval (images resampled)", fontsize=9, loc="left", color=INK)
     _write_values(panels[0], cells, lines)
     strip.suptitle(describe(test_set), x=0.008, ha="left", fontsize=13, fontweight="bold", color=INK)
-    legend = {"loc": "outside lower left", "ncols": 5, "frameon": False, "fontsize": 9, "handletextpad": 0.5}
-    strip.legend(handles=_legend(test_set), labelcolor=INK, **legend)
+    entries = _legend(test_set)
+    rows = 1 if sum(len(str(entry.get_label())) for entry in entries) <= LEGEND_WIDTH else 2
+    columns = ceil(len(entries) / rows)
+    legend = {"loc": "outside lower left", "ncols": columns, "frameon": False, "fontsize": 9, "handletextpad": 0.5}
+    strip.legend(handles=entries, labelcolor=INK, **legend)
 
 
 def _draw_panel(panel: Axes, test_set: pd.DataFrame, column: str, lines: dict[str, int]) -> None:
@@ -70,6 +76,7 @@ def _draw_panel(panel: Axes, test_set: pd.DataFrame, column: str, lines: dict[st
     panel.set_axisbelow(True)
     for line in lines.values():
         panel.axhline(line, color=PALE, linewidth=0.8, zorder=0)
+    _join_twins(panel, test_set, column, lines)
     for _, row in test_set.iterrows():
         estimate = row[f"{column}_accuracy"]
         if pd.isna(estimate):
@@ -82,25 +89,44 @@ def _draw_panel(panel: Axes, test_set: pd.DataFrame, column: str, lines: dict[st
         _draw_dot(panel, row, column, lines[row["cell"]])
 
 
+def _join_twins(panel: Axes, test_set: pd.DataFrame, column: str, lines: dict[str, int]) -> None:
+    """A ground behind every scratch cell and those that are compared with it, and lines between their dots."""
+    cells = test_set[test_set["row"] == "cell"].set_index("cell")
+    for twin, compared in cells.dropna(subset="twin").groupby("twin"):
+        panel.axhspan(lines[str(twin)] - 0.48, max(lines[cell] for cell in compared.index) + 0.48, **_TWINS_GROUND)
+        ends = cells.loc[[twin, *compared.index], f"{column}_accuracy"]
+        if ends.isna().any():
+            continue
+        for cell in compared.index:
+            panel.plot([100 * ends[twin], 100 * ends[cell]], [lines[str(twin)], lines[cell]], **_TWINS_LINE)
+
+
 def _draw_dot(panel: Axes, row: pd.Series, column: str, line: int) -> None:
     estimate, low, high = (100 * float(row[f"{column}_{number}"]) for number in ("accuracy", "low", "high"))
-    style = _dot_style(row) | {"markersize": 6.5 if column == "overall" else 4.5}
+    style = _dot_style(row, size=6.5 if column == "overall" else 4.5)
     panel.plot([low, high], [line, line], color=style["color"], linewidth=1.2, zorder=2, solid_capstyle="butt")
     panel.plot([estimate], [line], linestyle="none", zorder=3, clip_on=False, **style)
 
 
 def _write_values(panel: Axes, cells: pd.DataFrame, lines: dict[str, int]) -> None:
-    """The accuracy on all questions as a number above its dot."""
+    """The accuracy on all questions as a number above its dot, and how far it is from the scratch twin's.
+
+    A scratch twin has its number below, where no line to those above it crosses.
+    """
+    twins = set(cells["twin"].dropna())
     for _, row in cells.iterrows():
+        versus = "" if pd.isna(row["vs_scratch"]) else f" ({100 * row['vs_scratch']:+.1f})"
+        below = row["cell"] in twins
         panel.annotate(
-            f"{100 * row['overall_accuracy']:.1f}",
+            f"{100 * row['overall_accuracy']:.1f}{versus}",
             (100 * row["overall_accuracy"], lines[row["cell"]]),
-            xytext=(0, 4.5),
+            xytext=(0, -4.5 if below else 4.5),
             textcoords="offset points",
             ha="center",
+            va="top" if below else "baseline",
             fontsize=8,
             color=_dot_style(row)["color"],
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],  # legible where a line crosses
+            path_effects=[withStroke(linewidth=2.5, foreground=GROUND if versus or below else "white")],  # over lines
         )
 
 
@@ -113,30 +139,42 @@ def _limits(test_set: pd.DataFrame) -> tuple[float, float]:
 
 _CHANCE_LINE: dict[str, Any] = {"color": CHANCE, "linewidth": 1.4, "linestyle": (0, (2, 2)), "zorder": 1}
 _BEST_BLIND_LINE: dict[str, Any] = {"color": BEST_BLIND, "linewidth": 1.2, "zorder": 1}
-_DOT: dict[str, Any] = {"marker": "o", "markersize": 6.0, "markeredgewidth": 1.2}
+_TWINS_LINE: dict[str, Any] = {"color": SEEING, "linewidth": 1.0, "zorder": 1.5}
+_TWINS_GROUND: dict[str, Any] = {"color": GROUND, "linewidth": 0, "zorder": -1}
+_DIAMOND_SIZE = 0.88  # of a circle that looks as large
 
 
-def _dot_style(row: pd.Series) -> dict[str, Any]:
-    if row["row"] == "shuffled":
-        return _DOT | {"color": SEEING, "markerfacecolor": "white"}
-    return _DOT | {"color": BLIND if row["blind"] else SEEING}
+def _dot_style(row: pd.Series, *, size: float = 6.0) -> dict[str, Any]:
+    """A circle, or a diamond if the cell began from pretrained weights; hollow where it was shown other images."""
+    marker, scale = ("D", _DIAMOND_SIZE) if _is_pretrained(row) else ("o", 1)
+    color = BLIND if row["blind"] else SEEING
+    style: dict[str, Any] = {"marker": marker, "markersize": scale * size, "markeredgewidth": 1.2, "color": color}
+    return style | {"markerfacecolor": "white"} if row["row"] == "shuffled" else style
+
+
+def _is_pretrained(row: pd.Series) -> bool:
+    return pd.notna(row["init"]) and row["init"] == "pretrained"
 
 
 def _legend(test_set: pd.DataFrame) -> list[Artist]:
     """Entries for what the strip shows, and for nothing else."""
-    rows = [row for _, row in test_set.iterrows()]
-    seeing = next((row for row in rows if row["row"] == "cell" and not row["blind"]), None)
-    shuffled = next((row for row in rows if row["row"] == "shuffled"), None)
-    blind = next((row for row in rows if row["row"] == "cell" and row["blind"]), None)
+    rows = [row for _, row in test_set.iterrows() if row["row"] != "chance"]
+    seeing = [row for row in rows if row["row"] == "cell" and not row["blind"]]
+    kinds = (
+        ([row for row in seeing if not _is_pretrained(row)], "sees the image"),
+        ([row for row in seeing if _is_pretrained(row)], _pretrained_label(test_set)),
+        ([row for row in rows if row["row"] == "shuffled"], "the same, shown another image"),
+        ([row for row in rows if row["row"] == "cell" and row["blind"]], "blind: sees no image"),
+    )
     entries: list[Artist] = []
-    for row, text in (
-        (seeing, "sees the image"),
-        (shuffled, "the same, shown another image"),
-        (blind, "blind: sees no image"),
-    ):
-        if row is not None:
-            entries.append(Line2D([], [], linestyle="none", label=text, **_dot_style(row)))
+    for shown, text in kinds:
+        if shown:
+            entries.append(Line2D([], [], linestyle="none", label=text, **_dot_style(shown[0])))
     for title in test_set.loc[test_set["best_blind"], "title"]:
         entries.append(Line2D([], [], label=f"best blind: {title}", **_BEST_BLIND_LINE))
     entries.append(Line2D([], [], label="chance", **_CHANCE_LINE))
     return entries
+
+
+def _pretrained_label(test_set: pd.DataFrame) -> str:
+    return "pretrained, joined to its scratch twin (points gained)" if has_twins(test_set) else "pretrained"

@@ -1,11 +1,11 @@
-"""The frame of a report as Markdown, CSV and text for a terminal. Knows the frame's columns, not where it comes from.
+"""The frames of a report as Markdown, CSV and text for a terminal. Knows their columns, not where they come from.
 
 Accuracies are percent with the ends of their 95 % interval, differences are points; only the CSV holds fractions.
 """
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import pandas as pd
 from rich import box
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vqa_bench.report.collect import COLUMNS
+from vqa_bench.report.frame import COLUMNS, SPLITS
 
 MISSING = "-"
 TERMINAL_WIDTH = 110
@@ -21,47 +21,71 @@ TERMINAL_WIDTH = 110
 _HEADINGS = {"overall": "all"}
 _SHORT_HEADINGS = {"compare_integer": "cmp int", "compare_attribute": "cmp attr"}
 
+PRETRAINING_TITLE = "Pretraining"
+_PRETRAINING_HEADINGS = (
+    *("run", "objective", "text", "context", "parameters"),
+    *(f"{split}\nbits per byte" for split in SPLITS),
+    "steps",
+)
+
 _PLAIN_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 """A rule under the head and nothing else, in ASCII: what is not a terminal may not speak UTF-8."""
 
 
-def markdown(frame: pd.DataFrame, *, unfinished: Sequence[str] = ()) -> str:
-    """One wide table for each test set, with notes that explain it. In every column the best cell that sees is bold."""
+def markdown(frame: pd.DataFrame, *, pretraining: pd.DataFrame | None = None, unfinished: Sequence[str] = ()) -> str:
+    """One wide table for each test set, with notes that explain it, and one of the pretraining runs.
+
+    In every column the best cell that sees is bold.
+    """
     parts = []
     for test_set in by_test_set(frame):
         counted = [f"{heading(column)} (n = {num_questions(test_set, column):,})" for column in COLUMNS]
-        heads = ["model", *counted, "vs best blind", "parameters", "questions / images"]
-        lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+        versus = ["vs best blind", "vs scratch"] if has_twins(test_set) else ["vs best blind"]
+        lines = [["model", *counted, *versus, "parameters", "questions / images"]]
         best = {column: _best_accuracy(test_set, column) for column in COLUMNS}
         for _, row in test_set.iterrows():
             accuracies = [_markdown_accuracy(row, column, best[column]) for column in COLUMNS]
-            lines.append([_escape(label(row)), *accuracies, difference(row), _parameters(row), _counts(row)])
-        table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-        parts += [f"## {describe(test_set)}", table, "\n".join(f"* {note}" for note in notes(test_set))]
+            differences = [versus_blind(row), difference(row, "vs_scratch")][: len(versus)]
+            lines.append([_escape(label(row)), *accuracies, *differences, _count(row["parameters"]), _counts(row)])
+        parts += [f"## {describe(test_set)}", _markdown_table(lines), _markdown_notes(notes(test_set))]
+    if _any_pretraining(pretraining):
+        lines = [[head.replace("\n", ", ") for head in _PRETRAINING_HEADINGS]]
+        lines += [[_escape(entry) for entry in _pretraining_entries(row)] for _, row in pretraining.iterrows()]
+        table = _markdown_table(lines, text_columns=3)
+        parts += [f"## {PRETRAINING_TITLE}", table, _markdown_notes(pretraining_notes(pretraining))]
     if unfinished:
         parts.append(_unfinished(unfinished))
     return "\n\n".join(parts) + "\n"
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """The frame as it is: fractions in full precision, a column for every number, empty where there is none."""
+    """A frame as it is: fractions in full precision, a column for every number, empty where there is none."""
     return frame.to_csv(index=False, lineterminator="\n")
 
 
 def terminal(
-    frame: pd.DataFrame, *, unfinished: Sequence[str] = (), color: bool = False, width: int = TERMINAL_WIDTH
+    frame: pd.DataFrame,
+    *,
+    pretraining: pd.DataFrame | None = None,
+    unfinished: Sequence[str] = (),
+    color: bool = False,
+    width: int = TERMINAL_WIDTH,
 ) -> str:
-    """A narrower table: intervals for all questions and for the difference to the best blind cell only."""
+    """Narrower tables: intervals for all questions and for differences only; the one to the scratch twin has a line."""
     text = io.StringIO()
     colors: Literal["standard"] | None = "standard" if color else None
     console = Console(file=text, width=width, force_terminal=color, color_system=colors, highlight=False, markup=False)
-    for test_set in by_test_set(frame):
-        console.print(describe(test_set), style="bold")
+    tables = [(describe(block), _terminal_table(block, color=color), notes(block)) for block in by_test_set(frame)]
+    if _any_pretraining(pretraining):
+        table = _terminal_pretraining(pretraining, color=color)
+        tables.append((PRETRAINING_TITLE, table, pretraining_notes(pretraining)))
+    for title, table, lines in tables:
+        console.print(title, style="bold")
         console.print()
-        console.print(_terminal_table(test_set, color=color))
+        console.print(table)
         console.print()
-        for note in notes(test_set):
-            console.print(note, style="dim")
+        for line in lines:
+            console.print(line, style="dim")
         console.print()
     if unfinished:
         console.print(_unfinished(unfinished), style="yellow")
@@ -95,12 +119,32 @@ def notes(test_set: pd.DataFrame) -> list[str]:
         )
     else:
         lines.append("No blind cell is finished, so nothing is compared with one.")
+    if has_twins(test_set):
+        lines.append(
+            "vs scratch: points above the same model with the same encoding, sequence and seed that was trained from "
+            "random weights, on the same questions [95 % interval of the paired difference]."
+        )
     if (test_set["row"] == "shuffled").any():
         lines.append("Images shuffled: the same model, shown another image of the test set with each question.")
     missing = test_set["missing_images"].iloc[0]
     if missing > 0:
         lines.append(f"{missing:,} images of the test set were missing, their questions are left out.")
-    return lines
+    return lines + _remarks(test_set)
+
+
+def pretraining_notes(pretraining: pd.DataFrame) -> list[str]:
+    """What a reader has to know to read the numbers of the pretraining runs."""
+    lines = ["Bits per byte: the mean of -log2 p over every byte of the split (how many), given those before it."]
+    if (pretraining["objective"] == "masked").any():
+        lines.append(
+            "masked: the same over hidden bytes, given those that are not hidden; not to be compared with next byte."
+        )
+    return lines + _remarks(pretraining)
+
+
+def has_twins(test_set: pd.DataFrame) -> bool:
+    """Whether any cell is compared with its scratch twin."""
+    return bool(test_set["vs_scratch"].notna().any())
 
 
 def num_questions(test_set: pd.DataFrame, column: str) -> int:
@@ -129,17 +173,19 @@ def accuracy(row: pd.Series, column: str, *, interval: bool = True) -> str:
     return f"{100 * estimate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def difference(row: pd.Series) -> str:
+def versus_blind(row: pd.Series) -> str:
+    """The difference to the best blind cell, or that the row is that one."""
+    return "best blind" if row["best_blind"] else difference(row, "vs_blind")
+
+
+def difference(row: pd.Series, name: str) -> str:
     """`+4.4 [+2.1, +6.7]` in points; a dash where there is nothing to compare."""
-    if row["best_blind"]:
-        return "best blind"
-    if pd.isna(row["vs_blind"]):
-        return MISSING
-    return f"{100 * row['vs_blind']:+.1f} [{100 * row['vs_blind_low']:+.1f}, {100 * row['vs_blind_high']:+.1f}]"
+    estimate, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return MISSING if pd.isna(estimate) else f"{100 * estimate:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _terminal_table(test_set: pd.DataFrame, *, color: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if color else _PLAIN_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table = _plain_table(color=color)
     table.add_column("model\nn", overflow="fold")
     for column in COLUMNS:
         head = f"{_SHORT_HEADINGS.get(column, heading(column))}\n{num_questions(test_set, column):,}"
@@ -152,8 +198,44 @@ def _terminal_table(test_set: pd.DataFrame, *, color: bool) -> Table:
             cell.stylize("bold" if _is_best(row, column, best[column]) else "")
         style = "" if row["row"] == "cell" and not row["blind"] else "dim"
         name = "  images shuffled" if row["row"] == "shuffled" else label(row)
-        table.add_row(name, *cells, difference(row), style=style)
+        table.add_row(name, *cells, versus_blind(row), style=style)
+        if not pd.isna(row["vs_scratch"]):
+            table.add_row("  vs scratch (points)", difference(row, "vs_scratch"))
     return table
+
+
+def _terminal_pretraining(pretraining: pd.DataFrame, *, color: bool) -> Table:
+    table = _plain_table(color=color)
+    for place, head in enumerate(_PRETRAINING_HEADINGS):
+        table.add_column(head, justify="left" if place < 3 else "right", overflow="fold")
+    for _, row in pretraining.iterrows():
+        table.add_row(*_pretraining_entries(row))
+    return table
+
+
+def _plain_table(*, color: bool) -> Table:
+    return Table(box=box.SIMPLE_HEAD if color else _PLAIN_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+
+
+def _remarks(rows: pd.DataFrame) -> list[str]:
+    """What is to be said of single rows."""
+    said = rows.dropna(subset="remarks")
+    return [f'"{title}": {remark}' for title, remark in zip(said["title"], said["remarks"], strict=True)]
+
+
+def _any_pretraining(pretraining: pd.DataFrame | None) -> TypeGuard[pd.DataFrame]:
+    return pretraining is not None and not pretraining.empty
+
+
+def _pretraining_entries(row: pd.Series) -> list[str]:
+    """A pretraining run under `_PRETRAINING_HEADINGS`."""
+    name = row["title"] if row["title"] == row["name"] else f"{row['title']} ({row['name']})"
+    bits = [
+        MISSING if pd.isna(row[f"{split}_bits"]) else f"{row[f'{split}_bits']:.3f} ({row[f'{split}_bytes']:,})"
+        for split in SPLITS
+    ]
+    counts = [_count(row[column]) for column in ("context", "parameters")]
+    return [name, row["objective"].replace("_", " "), row["dataset"], *counts, *bits, _count(row["steps"])]
 
 
 def _best_accuracy(test_set: pd.DataFrame, column: str) -> float | None:
@@ -171,12 +253,22 @@ def _markdown_accuracy(row: pd.Series, column: str, best: float | None) -> str:
     return f"**{text}**" if _is_best(row, column, best) else text
 
 
-def _parameters(row: pd.Series) -> str:
-    return MISSING if pd.isna(row["parameters"]) else f"{row['parameters']:,}"
+def _count(number: int) -> str:
+    return MISSING if pd.isna(number) else f"{number:,}"
 
 
 def _counts(row: pd.Series) -> str:
     return f"{row['questions']:,} / {row['images']:,}"
+
+
+def _markdown_table(lines: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
+    """The first line is the head; the first `text_columns` columns stand at the left, numbers at the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(lines[0]) - text_columns)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
+
+
+def _markdown_notes(lines: Sequence[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)
 
 
 def _escape(text: str) -> str:

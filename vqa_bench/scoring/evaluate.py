@@ -1,6 +1,7 @@
 """Answer a test set and write down what came out: predictions, the shuffled control, the numbers of the run.
 
-Knows batches and scores, not what kind of model answers.
+Knows batches and scores, not what kind of model answers. Of several processes each answers its share of the
+batches, which are those that one process makes.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 
 import torch
 
+from vqa_bench import launch
 from vqa_bench.data.loading import Group, batches, evaluation_groups, shuffled_pictures
 from vqa_bench.data.shards import Shard, SplitReader
 from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, LETTERS
 from vqa_bench.errors import UserError
 from vqa_bench.models import VQAModel
 from vqa_bench.progress import Progress, silent
-from vqa_bench.runs import DONE, PREDICTIONS, RESULT, SHUFFLED, write_json
+from vqa_bench.runs import DONE, PREDICTIONS, RESULT, SHUFFLED, TRAINED, read_json, write_json
 from vqa_bench.scoring.metrics import Prediction, summarise, write_predictions
 from vqa_bench.scoring.score import Scores, score
 
@@ -27,31 +29,49 @@ SHUFFLE_SEED = 0
 
 
 def evaluate(
-    model: VQAModel, shard: Shard, out: Path, *, split: str = "test", report: Progress = silent
+    model: VQAModel,
+    shard: Shard,
+    out: Path,
+    *,
+    split: str = "test",
+    training: dict[str, Any] | None = None,
+    report: Progress = silent,
 ) -> dict[str, Any]:
     """Score a split and write predictions, `result.json` and, last, `DONE` into `out`; returns the result.
 
-    Raises UserError where the shard's encoding is not the one the model was trained on.
+    training: how training went; None takes it from `out`, the run's own folder. Every process of a launch calls this,
+    the main one writes. Raises UserError where the shard's encoding is not the one the model was trained on.
     """
     check_encoding(model, shard)
     cell, reader = model.cell, shard.split(split)
     predictions = _answer(model, reader, evaluation_groups(reader), report)
-    write_predictions(out / PREDICTIONS, predictions)
+    if launch.is_main():
+        write_predictions(out / PREDICTIONS, predictions)
     shuffled = None
     if not model.blind and cell.evaluate.shuffled:
         exchanged = shuffled_pictures(len(reader), SHUFFLE_SEED)
         control = _answer(model, reader, evaluation_groups(reader, exchanged), report)
-        write_predictions(out / SHUFFLED, control)
+        if launch.is_main():
+            write_predictions(out / SHUFFLED, control)
         shuffled = summarise(control)
+    if training is None:
+        training = read_json(out / TRAINED)
     info = shard.manifest.splits[split]
     result = {
         "format": 1,
         "cell": cell.name,
         "title": cell.title,
-        "model": {"kind": cell.model.kind, "parameters": model.parameters_count, "blind": model.blind},
+        "model": {
+            "kind": cell.model.kind,
+            "parameters": model.parameters_count,
+            "blind": model.blind,
+            "config": cell.model.model_dump(mode="json"),
+        },
         "encoding": cell.encoding,
         "layout": cell.sequence.layout if cell.model.kind == "mblm" else None,
-        "init": "scratch",
+        "sequence": cell.sequence.model_dump(mode="json") if cell.model.kind == "mblm" else None,
+        "init": cell.init,
+        "initial": training.get("initial"),
         "seed": cell.seed,
         "dataset": {
             "name": shard.manifest.source.name,
@@ -62,11 +82,14 @@ def evaluate(
             "missing_questions": info.missing_questions,
         },
         "train": None if cell.train is None else cell.train.model_dump(mode="json"),
+        "training": training,
         "metrics": summarise(predictions),
         "shuffled": shuffled,
     }
-    write_json(out / RESULT, result)
-    (out / DONE).touch()
+    if launch.is_main():
+        write_json(out / RESULT, result)
+        (out / DONE).touch()
+    launch.barrier()
     return result
 
 
@@ -80,12 +103,12 @@ def check_encoding(model: VQAModel, shard: Shard) -> None:
 
 
 def _answer(model: VQAModel, split: SplitReader, groups: list[Group], report: Progress) -> list[Prediction]:
-    """Predictions for the questions of the groups, read from the file by the names of their own images."""
+    """Predictions for the questions of the groups, by the names of their own images; on every process all of them."""
     size = model.cell.evaluate.images_per_batch
-    parts = [groups[first : first + size] for first in range(0, len(groups), size)]
+    parts = [groups[first : first + size] for first in range(0, len(groups), size)][launch.rank() :: launch.world()]
     predictions: list[Prediction] = []
     names = split.images.column("image_filename").to_pylist()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = launch.device()
     model.to(device).eval()
     for place, batch in enumerate(batches(parts.__getitem__, partial(model.collate, split), range(len(parts)))):
         with torch.inference_mode():
@@ -93,7 +116,7 @@ def _answer(model: VQAModel, split: SplitReader, groups: list[Group], report: Pr
         present = batch.present.flatten()
         predictions += _records(split, names, batch.rows.flatten()[present].tolist(), scores, present, model)
         report(place + 1, len(parts))
-    return predictions
+    return launch.gather(predictions)
 
 
 def _records(

@@ -1,12 +1,15 @@
-"""Makes run folders like those of an evaluation, from made-up predictions."""
+"""Makes run folders like those of an evaluation and of a pretraining run, from made-up predictions."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.vqa_bench.scoring.predictions import make_prediction
+from vqa_bench.config import MBLMConfig, TrainConfig, overlay
+from vqa_bench.data.sequences import SequenceConfig
 from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, QUESTION_TYPES
 from vqa_bench.scoring.metrics import Prediction, summarise, write_predictions
 
@@ -26,6 +29,17 @@ def answers_of(questions: int, *, accuracy: float | dict[str, float], seed: int)
     return records
 
 
+_SUMMARIES: dict[str, dict[str, Any]] = {}
+
+
+def summary_of(predictions: list[Prediction]) -> dict[str, Any]:
+    """`summarise`, once for the same predictions: its bootstraps are most of what a made-up run costs."""
+    key = "".join(f"{p.answer}/{p.prediction} " for p in predictions)
+    if key not in _SUMMARIES:
+        _SUMMARIES[key] = summarise(predictions)
+    return deepcopy(_SUMMARIES[key])
+
+
 def make_run(
     folder: Path,
     *,
@@ -35,11 +49,12 @@ def make_run(
     questions: int = 260,
     seed: int = 0,
     done: bool = True,
+    facts: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
     """A run folder with result.json and predictions; blind if there is no `shuffled_accuracy`.
 
-    `changes` replace or add keys of result.json.
+    `facts`, then `changes`, are laid over result.json.
     """
     folder.mkdir(parents=True)
     predictions = answers_of(questions, accuracy=accuracy, seed=seed)
@@ -48,7 +63,7 @@ def make_run(
     if shuffled_accuracy is not None:
         exchanged = answers_of(questions, accuracy=shuffled_accuracy, seed=seed + 1)
         write_predictions(folder / "predictions-shuffled.jsonl", exchanged)
-        shuffled = summarise(exchanged)
+        shuffled = summary_of(exchanged)
     blind = shuffled is None
     result = {
         "format": 1,
@@ -61,10 +76,66 @@ def make_run(
         "seed": seed,
         "dataset": {"name": "mini", "questions": questions, "images": -(-questions // 10), "missing_images": 0},
         "train": {"seconds": 12.5},
-        "metrics": summarise(predictions),
+        "metrics": summary_of(predictions),
         "shuffled": shuffled,
     }
-    (folder / "result.json").write_text(json.dumps(result | changes))
+    (folder / "result.json").write_text(json.dumps(overlay(overlay(result, facts or {}), changes)))
+    if done:
+        (folder / "DONE").touch()
+    return folder
+
+
+BYTE_MODEL: dict[str, Any] = MBLMConfig.model_validate(
+    {
+        "hidden_dims": [96, 64],
+        "seq_lens": [44, 24],
+        "num_layers": [3, 1],
+        "stages": [{"kind": "mamba"}, {"heads": 2, "head_dim": 32}],
+    }
+).model_dump(mode="json")
+TRAINING = TrainConfig(steps=2100, learning_rate=4e-3, images_per_batch=32).model_dump(mode="json")
+
+
+def byte_facts(init: str = "scratch", **changes: Any) -> dict[str, Any]:
+    """What a byte model's result.json says beside its answers; `changes`, nested ones too, are laid over it."""
+    facts = {
+        "model": {"kind": "mblm", "parameters": 612_552, "blind": False, "config": BYTE_MODEL},
+        "encoding": "pixels:16x12,order=block4",
+        "layout": "iqa",
+        "sequence": SequenceConfig().model_dump(mode="json"),
+        "init": init,
+        "initial": {"source": "text", "sha256": "0" * 64, "notes": []} if init == "pretrained" else None,
+        "seed": 0,
+        "train": TRAINING,
+        "training": {"steps": 2100, "of_steps": 2100, "stopped": "steps"},
+    }
+    return overlay(facts, changes)
+
+
+def make_byte_run(
+    folder: Path, *, accuracy: float, draw: int, init: str = "scratch", done: bool = True, **changes: Any
+) -> Path:
+    """A run folder of a byte model with everything that a report compares; `draw` seeds its answers."""
+    facts = byte_facts(init, **changes)
+    return make_run(folder, accuracy=accuracy, shuffled_accuracy=0.4, seed=draw, done=done, facts=facts)
+
+
+def make_pretraining(folder: Path, metrics: dict[str, dict[str, float]], *, done: bool = True, **changes: Any) -> Path:
+    """The folder of a pretraining run; `changes` are laid over result.json."""
+    folder.mkdir(parents=True)
+    result = {
+        "format": 1,
+        "kind": "pretrain",
+        "name": folder.name,
+        "title": f"Narrated scenes, {folder.name}",
+        "model": {"kind": "mblm", "parameters": 612_552, "config": BYTE_MODEL},
+        "objective": "next_byte",
+        "context": 256,
+        "dataset": {"name": "synth-text", "splits": {}},
+        "training": {"steps": 600, "of_steps": 600, "stopped": "steps"},
+        "metrics": metrics,
+    }
+    (folder / "result.json").write_text(json.dumps(overlay(result, changes)))
     if done:
         (folder / "DONE").touch()
     return folder

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.vqa_bench.report.run_folder import answers_of, make_run
+from tests.vqa_bench.report.run_folder import answers_of, make_pretraining, make_run
 from vqa_bench.errors import UserError
-from vqa_bench.report.collect import COLUMNS, FRAME_COLUMNS, build_frame, collect
+from vqa_bench.report.collect import collect
+from vqa_bench.report.frame import COLUMNS, FRAME_COLUMNS, build_frame, build_pretraining_frame
 from vqa_bench.scoring.metrics import correct_of, images_of, summarise, write_predictions
 from vqa_bench.scoring.statistics import paired_difference
 
@@ -30,6 +31,51 @@ def test_finished_runs_are_read_and_the_others_named(results: Path) -> None:
     assert [run.result.cell for run in collection.runs] == ["jpeg", "lstm", "majority", "pixels"]
     assert collection.unfinished == ["waiting"]
     assert [run.shuffled is None for run in collection.runs] == [False, True, True, False]
+
+
+def test_folders_that_are_no_runs_are_passed_over_and_runs_that_only_began_are_named(results: Path) -> None:
+    (results / "drawings").mkdir()
+    (results / "drawings" / "notes.txt").touch()
+    for sign in ("key.json", "provenance.json"):
+        (results / f"began-with-{sign}").mkdir()
+        (results / f"began-with-{sign}" / sign).write_text("{}")
+    collection = collect(results)
+    assert len(collection.runs) == 4
+    assert collection.unfinished == ["began-with-key.json", "began-with-provenance.json", "waiting"]
+
+
+def test_pretraining_runs_are_read_apart(results: Path) -> None:
+    folder = results / "pretrain"
+    next_byte = {"bits_per_byte": 1.9312, "bytes": 20_000, "windows": 79}
+    masked = {"bits_per_masked_byte": 0.93, "masked_bytes": 3_000, "bytes": 20_000, "windows": 79}
+    make_pretraining(folder / "text", {"validation": next_byte, "test": next_byte | {"bits_per_byte": 1.95}})
+    stopped = {"steps": 120, "stopped": "max_time"}
+    make_pretraining(folder / "hidden", {"validation": masked}, objective="masked", training=stopped)
+    make_pretraining(folder / "waiting", {}, done=False)
+    (folder / ".locks").mkdir()
+    (folder / "empty").mkdir()
+    collection = collect(results)
+    assert [run.result.cell for run in collection.runs] == ["jpeg", "lstm", "majority", "pixels"]
+    assert collection.unfinished == ["waiting", "pretrain/waiting"]
+    frame = build_pretraining_frame(collection.pretraining).set_index("name")
+    assert list(frame.index) == ["hidden", "text"]
+    assert list(frame["validation_bits"]) == [0.93, 1.9312]
+    assert list(frame["validation_bytes"]) == [3_000, 20_000]
+    assert frame.loc["text", "test_bits"] == 1.95
+    assert frame["test_bits"].isna().tolist() == [True, False]
+    assert list(frame["steps"]) == [120, 600]
+    assert frame.loc["hidden", "remarks"] == "Training was stopped by max_time after 120 of 600 steps."
+    assert frame["remarks"].isna().tolist() == [False, True]
+
+
+def test_a_broken_pretraining_run_is_refused_in_one_line(results: Path) -> None:
+    folder = make_pretraining(results / "pretrain" / "text", {"test": {"bytes": 20_000}})
+    with pytest.raises(UserError, match=r"metrics\.test\.bits_per_byte: Field required; run") as error:
+        collect(results)
+    assert "\n" not in str(error.value)
+    (folder / "result.json").unlink()
+    with pytest.raises(UserError, match=r"pretrain/text/result\.json in a run that is marked DONE"):
+        collect(results)
 
 
 def test_frame_has_blind_cells_first_then_those_that_see_each_followed_by_its_shuffled_twin(results: Path) -> None:

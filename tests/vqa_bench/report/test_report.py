@@ -2,19 +2,24 @@
 
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.vqa_bench.report.run_folder import make_run
+from tests.vqa_bench.report.run_folder import make_byte_run, make_pretraining, make_run
 from vqa_bench.errors import UserError
 from vqa_bench.report import write_report
-from vqa_bench.report.collect import build_frame, collect
+from vqa_bench.report.collect import collect
 from vqa_bench.report.figures import save_figure
+from vqa_bench.report.frame import build_frame, build_pretraining_frame
 from vqa_bench.report.tables import TERMINAL_WIDTH, csv, markdown, terminal
+
+GROUND_RGB = (0xEE, 0xF3, 0xF9)  # what twins stand on, and nothing else
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +98,93 @@ def test_picture_is_deterministic_and_shows_every_cell(frame: pd.DataFrame, tmp_
         assert image.info.get("Software") is None
         pixels = np.asarray(image.convert("RGB"))
         assert image.width > image.height
+    assert not (pixels == GROUND_RGB).all(axis=-1).any()
     for color in ("#0b5fa5", "#6b6b6b", "#c8560a"):
         rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
         assert (pixels == rgb).all(axis=-1).sum() > 100, color
+
+
+def test_picture_joins_a_pretrained_cell_to_its_twin(tmp_path: Path) -> None:
+    make_byte_run(tmp_path / "scratch", accuracy=0.5, draw=1)
+    make_byte_run(tmp_path / "pretrained", accuracy=0.7, draw=2, init="pretrained")
+    save_figure(build_frame(collect(tmp_path).runs), tmp_path / "twins.png")
+    with Image.open(tmp_path / "twins.png") as image:
+        assert (np.asarray(image.convert("RGB")) == GROUND_RGB).all(axis=-1).sum() > 50_000
+
+
+def test_pretraining_runs_have_a_table(results: Path) -> None:
+    folder = results.parent / "pretraining-table"
+    validation = {"bits_per_byte": 1.93124, "bytes": 20_000}
+    make_pretraining(folder / "pretrain" / "text", {"validation": validation, "test": validation}, title="Scenes | all")
+    hidden = {"bits_per_masked_byte": 0.93, "masked_bytes": 3_000, "bytes": 20_000}
+    changes = {"objective": "masked", "training": {"steps": 120, "stopped": "patience"}, "title": "hidden"}
+    make_pretraining(folder / "pretrain" / "hidden", {"test": hidden}, **changes)
+    make_run(folder / "lstm", accuracy=0.5)
+    collection = collect(folder)
+    frame, pretraining = build_frame(collection.runs), build_pretraining_frame(collection.pretraining)
+    lines = markdown(frame, pretraining=pretraining).split("## Pretraining\n\n")[1].splitlines()
+    assert lines[:4] == [
+        "| run | objective | text | context | parameters | validation, bits per byte | test, bits per byte | steps |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| hidden | masked | synth-text | 256 | 612,552 | - | 0.930 (3,000) | 120 |",
+        "| Scenes \\| all (text) | next byte | synth-text | 256 | 612,552 | 1.931 (20,000) | 1.931 (20,000) | 600 |",
+    ]
+    assert '* "hidden": Training was stopped by patience after 120 of 600 steps.' in lines
+    text = terminal(frame, pretraining=pretraining)
+    assert max(map(len, text.splitlines())) <= TERMINAL_WIDTH
+    row = next(line for line in text.splitlines() if line.startswith("Scenes | all (text)"))
+    assert row.split()[-5:] == ["1.931", "(20,000)", "1.931", "(20,000)", "600"]
+    assert "masked: the same over hidden bytes" in text
+    assert "Pretraining" not in markdown(frame, pretraining=pretraining[:0]) + terminal(frame)
+
+
+@pytest.fixture
+def plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something simpler than a picture in its place, which others have time to disturb."""
+
+    def save(frame: pd.DataFrame, path: Path) -> None:
+        with path.open("w") as file:
+            file.write(f"{len(frame)} ")
+            sleep(0.02)
+            file.write("rows")
+
+    monkeypatch.setattr("vqa_bench.report.save_figure", save)
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_numbers_of_pretraining_runs_are_written_and_removed_with_them(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "lstm", accuracy=0.5)
+    validation = {"bits_per_byte": 1.93124, "bytes": 20_000}
+    folder = make_pretraining(tmp_path / "runs" / "pretrain" / "text", {"validation": validation})
+    make_pretraining(tmp_path / "runs" / "pretrain" / "later", {}, done=False)
+    report = write_report(tmp_path / "runs", tmp_path / "out")
+    assert report.pretraining == tmp_path / "out" / "pretraining.csv"
+    table = pd.read_csv(report.pretraining)
+    assert table.loc[0, ["name", "validation_bits", "validation_bytes"]].tolist() == ["text", 1.93124, 20_000]
+    assert "Not finished, so not shown (1): pretrain/later." in report.text
+    assert report.markdown.read_text().count("\n## Pretraining\n") == 1
+    (folder / "DONE").unlink()
+    assert write_report(tmp_path / "runs", tmp_path / "out").pretraining is None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["accuracy.png", "table.csv", "table.md"]
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_reports_of_one_folder_made_together_do_not_disturb_each_other(results: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: write_report(results, tmp_path), range(8)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "table.csv", "table.md"]
+    assert len({report.text for report in reports}) == 1
+    assert reports[0].csv.read_text() == csv(reports[0].frame)
+    assert reports[0].figure.read_text() == "6 rows"
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_what_a_killed_report_left_is_cleared_away(results: Path, tmp_path: Path) -> None:
+    for name in (".report.lock", ".report.partial", "table.md"):
+        (tmp_path / name).write_text("half")
+    report = write_report(results, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "table.csv", "table.md"]
+    assert report.markdown.read_text() == markdown(report.frame, unfinished=["waiting"])
 
 
 def test_report_writes_three_files_and_no_other(results: Path, tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""What a report reads of a run's `result.json`: of a cell, of a pretraining run. Knows fields, compares nothing.
+
+Keys that are not named here are kept and not looked at; what former versions did not write may be missing.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from vqa_bench.errors import UserError
+
+Whole = TypeVar("Whole", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A part of `result.json`: the keys a report needs."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Accuracy(Part):
+    """A line of `scoring.metrics.summarise`; fractions."""
+
+    n: int
+    correct: int
+    accuracy: float
+    low: float
+    high: float
+    chance: float
+
+
+class Metrics(Part):
+    """The output of `scoring.metrics.summarise`; a group without a question is not in `groups`."""
+
+    overall: Accuracy
+    groups: dict[str, Accuracy]
+
+    def column(self, name: str) -> Accuracy | None:
+        return self.overall if name == "overall" else self.groups.get(name)
+
+
+class CellModel(Part):
+    """config: the model's resolved configuration."""
+
+    kind: str
+    parameters: int
+    blind: bool
+    config: dict[str, Any] | None = None
+
+
+class Dataset(Part):
+    """The data of a cell, by the name of its source."""
+
+    name: str
+    missing_images: int
+
+
+class Training(Part):
+    """How the training went: steps done of those planned, and what ended it (`steps` where all were done).
+
+    A model that is not trained by steps has none of these.
+    """
+
+    steps: int | None = None
+    of_steps: int | None = None
+    stopped: str | None = None
+
+    @property
+    def remark(self) -> str:
+        """What a reader must know of a training that did not come to its end; empty for one that did."""
+        if self.stopped in (None, "steps") or self.steps is None:
+            return ""
+        planned = "" if self.of_steps is None else f" of {self.of_steps:,}"
+        return f"Training was stopped by {self.stopped} after {self.steps:,}{planned} steps."
+
+
+class Initial(Part):
+    """The weights that a cell began from; notes: what was done to them so that they fit."""
+
+    source: str
+    notes: list[str] = []
+
+
+class CellResult(Part):
+    """A cell's `result.json`. `shuffled` are the metrics with images exchanged, None for a model without images."""
+
+    format: Literal[1]
+    cell: str
+    title: str
+    model: CellModel
+    encoding: str | None
+    layout: str | None
+    init: str | None
+    seed: int
+    dataset: Dataset
+    metrics: Metrics
+    shuffled: Metrics | None
+    sequence: dict[str, Any] | None = None
+    train: dict[str, Any] | None = None
+    training: Training | None = None
+    initial: Initial | None = None
+
+
+class TextModel(Part):
+    """A pretrained model."""
+
+    kind: str
+    parameters: int
+
+
+class TextDataset(Part):
+    """The text of a pretraining run, by the name of its source."""
+
+    name: str
+
+
+class Bits(Part):
+    """Bits for each predicted byte of a split, and how many those are: with the masked objective the hidden ones."""
+
+    bits: float = Field(validation_alias=AliasChoices("bits_per_byte", "bits_per_masked_byte"))
+    bytes: int = Field(validation_alias=AliasChoices("masked_bytes", "bytes"))
+
+
+class PretrainResult(Part):
+    """A pretraining run's `result.json`. context: bytes of a window; metrics: by split."""
+
+    format: Literal[1]
+    kind: Literal["pretrain"]
+    name: str
+    title: str
+    model: TextModel
+    objective: Literal["next_byte", "masked"]
+    context: int
+    dataset: TextDataset
+    training: Training
+    metrics: dict[str, Bits]
+
+
+def read_result(folder: Path, kind: type[Whole]) -> Whole:
+    """The `result.json` of a finished run; UserError in one line where it is missing or not of that kind."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise UserError(f"expected {path} in a run that is marked DONE, got no such file; run the cell again")
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise UserError(f"{path}: {where}: {fault['msg']}; run the cell again") from None

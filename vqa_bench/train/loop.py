@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqa_bench import launch
 from vqa_bench.config import LoopConfig
@@ -30,9 +30,8 @@ from vqa_bench.train.optimisation import (
     MovingAverage,
     learning_rate_factor,
     make_optimizer,
-    scale_gradients,
+    scale_and_clip,
     set_learning_rate,
-    trained,
 )
 from vqa_bench.train.state import LoopState, Trainee
 from vqa_bench.train.task import Amount, Task
@@ -214,8 +213,7 @@ class _Loop:
             raise self._not_finite(loss, own)
         accelerator.unscale_gradients(self.optimizer)
         # DDP and FSDP average gradients over the processes; a sum is wanted, hence their number.
-        scale_gradients(self.model, accelerator.num_processes / max(count, 1))
-        norm = states.whole(nn.utils.clip_grad_norm_(trained(self.model), config.clip or math.inf)).item()
+        norm = scale_and_clip(self.model, accelerator.num_processes / max(count, 1), config.clip)
         if not math.isfinite(norm) and accelerator.scaler is None:
             raise UserError(
                 f"expected finite gradients, got a norm of {norm} at step {self.state.step + 1}; lower "

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vqa_bench.config import LoopConfig
 
@@ -50,10 +51,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def scale_gradients(model: nn.Module, factor: float) -> None:
-    """Multiply every gradient in place."""
+def scale_and_clip(model: nn.Module, factor: float, clip: float | None) -> float:
+    """Multiply every gradient by `factor`, and by less where their norm would then be above `clip`; in one pass.
+
+    Returns the norm before clipping, which may not be finite.
+    """
     gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
-    torch._foreach_mul_(gradients, factor)
+    norm = nn.utils.get_total_norm(gradients)
+    found = factor * float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    # As torch's clip_grad_norm_ has it, with its guard against a norm of zero.
+    torch._foreach_mul_(gradients, factor if clip is None else factor * min(1.0, clip / (found + 1e-6)))
+    return found
 
 
 class MovingAverage:

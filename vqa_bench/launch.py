@@ -26,8 +26,10 @@ Value = TypeVar("Value")
 
 def world() -> int:
     """How many processes there are."""
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
-    if expected == 1:
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"expected a number of processes in WORLD_SIZE, got {given!r}; unset it, or use torchrun")
+    if (expected := int(given)) == 1:
         _refuse_lost_processes()
         return 1
     return _group(expected).num_processes
@@ -104,20 +106,24 @@ def start(config: LoopConfig) -> Accelerator:
     from accelerate.state import AcceleratorState
     from torch import cuda
 
-    if config.precision == "fp16" and not cuda.is_available():
-        raise UserError("expected a GPU for precision fp16, got none; use bf16 or no")
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        # On a CPU accelerate would use DDP without a word; and its wrapper knows nothing of shared prefixes.
-        raise UserError(
-            "expected FSDP to be asked for in the configuration, got accelerate's own (ACCELERATE_USE_FSDP), which "
-            "is not used; set train.parallel: fsdp and launch without it"
-        )
+    check(config)
     count = world()
     # Its settings are kept for the whole process; the cell before may have had others. The group of processes stays.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not cuda.is_available())
     if accelerator.num_processes != count:
         raise UserError(f"expected {count} processes that train together, got {accelerator.num_processes}")
+    return accelerator
+
+
+def check(config: LoopConfig) -> None:
+    """UserError where a training would not get the precision, the processes or the sharing that it asks for."""
+    from torch import cuda
+
+    if config.precision == "fp16" and not cuda.is_available():
+        raise UserError("expected a GPU for precision fp16, got none; use bf16 or no")
+    _refuse_settings()
+    count = world()
     if config.processes is not None and count != config.processes:
         raise UserError(
             f"expected {config.processes} processes (train.processes), got {count}; start them with torchrun "
@@ -128,7 +134,6 @@ def start(config: LoopConfig) -> Accelerator:
             "expected several processes for train.parallel: fsdp, got one; start them with torchrun --nproc_per_node N "
             "-m vqa_bench …, or use ddp"
         )
-    return accelerator
 
 
 def _group(expected: int) -> PartialState:
@@ -151,6 +156,27 @@ def _group(expected: int) -> PartialState:
             "torchrun"
         )
     return state
+
+
+def _refuse_settings() -> None:
+    """What `accelerate launch` can ask for and would change a training behind the configuration's back.
+
+    FSDP on a CPU, for one, becomes DDP without a word; and accelerate's wrapper knows nothing of shared prefixes.
+    """
+    instead = {
+        "ACCELERATE_USE_FSDP": ("false", "train.parallel: fsdp"),
+        "ACCELERATE_USE_DEEPSPEED": ("false", "train.parallel: fsdp"),
+        "ACCELERATE_USE_MEGATRON_LM": ("false", "train.parallel: fsdp"),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "train.accumulate"),
+        "ACCELERATE_DYNAMO_BACKEND": ("no", "train.compile"),
+    }
+    for name, (unset, setting) in instead.items():
+        got = os.environ.get(name, unset)
+        if got.lower() != unset:
+            raise UserError(
+                f"expected accelerate to be launched without settings of its own, got {name}={got}, which is not used; "
+                f"set {setting} in the configuration"
+            )
 
 
 def _refuse_lost_processes() -> None:

@@ -11,10 +11,13 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vqa_bench import launch
 from vqa_bench.config import CellConfig, parse
 from vqa_bench.errors import UserError
 
@@ -32,6 +35,18 @@ def write_json(path: Path, data: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A file of a run that cannot be written is a mistake of the place, not of ours: one line."""
+    with launch.alone():
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"expected to write {path}, got: {error.strerror or error}; make room and run the same command again"
+            ) from error
 
 
 def read_json(path: Path) -> Any:

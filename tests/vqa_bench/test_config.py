@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.vqa_bench.cells import BYTE_MODEL, PIXELS, TRAIN
+from tests.vqa_bench.cells import BYTE_MODEL, PIXELS, TRAIN, make_cell
 from vqa_bench.config import CellConfig, MatrixConfig, load_matrix
 from vqa_bench.config.product import expand
 from vqa_bench.errors import UserError
@@ -265,3 +265,59 @@ def test_a_cell_fits_the_run_that_it_begins_from(tmp_path: Path) -> None:
     unread = faults(tmp_path, cells=[cell], pretrain=[RUN | {"seed": -1}])
     assert "pretrain.0.seed" in unread
     assert "pretrained.run" not in unread
+
+
+def test_a_pretrained_cell_without_training_is_one_fault(tmp_path: Path) -> None:
+    """Not a missing key: `train` may be said in part, or only where the weights are named, or not at all."""
+    cell = {key: value for key, value in MBLM.items() if key != "train"} | {"name": "cell", "init": "pretrained"}
+    found = faults(tmp_path, cells=[cell | {"pretrained": {"run": "text"}}], pretrain=[RUN])
+    assert found == "cells.0.top level: expected `train` for a model of kind mblm"
+    found = faults(tmp_path, cells=[cell | {"pretrained": {"run": "text", "train": {"steps": 2}}}], pretrain=[RUN])
+    assert "cells.0.train.learning_rate: Field required" in found
+    whole = cell | {"pretrained": {"run": "text", "train": TRAIN}}
+    assert load(tmp_path, cells=[whole], pretrain=[RUN]).cells[0].train is not None
+
+
+# -- what a finished run is recognised by -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"matmul_precision": "high"},
+        {"max_time": 5},
+        {"dev": {"every": 2}},
+        {"ema": 0.5},
+        {"clip": None},
+        {"warmup": 0.2},
+        {"betas": (0.8, 0.9)},
+        {"weight_decay": 0.1},
+        {"learning_rate": 2e-3},
+        {"steps": 5},
+        {"accumulate": 2},
+        {"images_per_batch": 5},
+        {"questions_per_image": 2},
+        {"threads": 2},
+        {"compile": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_that_weights_depend_on_are_part_of_the_outcome(changes: dict[str, Any]) -> None:
+    assert make_cell(train=TRAIN | changes).outcome() != make_cell(train=TRAIN).outcome()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": 1},
+        {"checkpoint": {"steps": 3}},
+        {"log_every": 3},
+        {"processes": 2},
+        {"parallel": "fsdp"},
+        {"trackers": ["tensorboard"]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_that_change_no_weights_are_not(changes: dict[str, Any]) -> None:
+    assert make_cell(train=TRAIN | changes).outcome() == make_cell(train=TRAIN).outcome()

@@ -13,9 +13,22 @@ from typing import Any
 
 import pytest
 
-from tests.vqa_bench.commands import at_calls, finish, free_port, run, run_together, start, start_together
+from tests.vqa_bench.commands import (
+    KILLED,
+    Setup,
+    Trap,
+    at_calls,
+    ended,
+    finish,
+    free_port,
+    run,
+    run_together,
+    start,
+    start_together,
+)
 from tests.vqa_bench.experiments import CNN, S_T, T_T, Experiment, make_books, make_data, make_experiment
 from tests.vqa_bench.run_folders import expect_close, files, losses, predictions
+from vqa_bench.errors import UserError
 
 # Sizes that two processes do not divide: 15 images to train on in batches of 5, 5 to judge on and 7 to answer in
 # parts of 2. Answers are text, so that processes have unequal numbers of bytes to predict.
@@ -179,3 +192,55 @@ def test_the_real_launchers(tmp_path: Path, clevr: Path) -> None:
     assert refused.returncode != 0
     assert "use torchrun" in refused.stderr
     assert not (experiment.run("accelerate") / "metrics.jsonl").exists()
+
+
+# -- what one of several processes finds wrong ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FailAlone:
+    """Called in a process: when a process of that rank has its second batch, something is wrong with it."""
+
+    rank: int
+
+    def __call__(self) -> None:
+        left = 2
+
+        def fail(task: Any, batch: Any) -> None:
+            nonlocal left
+            left -= 1
+            if task.rank == self.rank and left == 0:
+                raise UserError("expected a good batch, got a bad one; look at it")
+
+        at_calls("vqa_bench.train.vqa:VQATask.amount", fail)
+
+
+def fail_together(experiment: Experiment, results: str, *, rank: int, setup: Setup | None = None) -> str:
+    """The one error of a launch in which a process ends by itself, on which its launcher ends the others."""
+    commands = start_together(partial(start, experiment.train(results), setup=setup), experiment.log(results))
+    with ended(commands):
+        assert commands[rank].wait(60) == 2, commands[rank].output
+    said = "".join(command.output for command in commands)
+    assert commands[rank].error in said
+    assert sum(line.startswith("error:") for line in said.splitlines()) == 1, said
+    return commands[rank].error
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_mistake_that_one_process_finds_ends_all(tmp_path: Path, clevr: Path, rank: int) -> None:
+    experiment = make_experiment(tmp_path, clevr, CNN, TRAIN | {"steps": 4}, **CELL)
+    error = fail_together(experiment, "bad", rank=rank, setup=FailAlone(rank))
+    assert error == "error: cell: expected a good batch, got a bad one; look at it"
+    assert not (experiment.run("bad") / "trained.json").exists()
+
+
+def test_a_damaged_log_ends_all(tmp_path: Path, clevr: Path) -> None:
+    """The main process reads it, while the other is on its way to the first step."""
+    experiment = make_experiment(tmp_path, clevr, CNN, TRAIN | {"steps": 6, "checkpoint": {"steps": 2}}, **CELL)
+    trap = Trap(call="vqa_bench.train.loop:_Loop._update", nth=5)
+    assert start(experiment.train("bad"), experiment.log("first"), setup=trap).wait() == KILLED
+    log = experiment.run("bad") / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines()
+    log.write_text("\n".join(["no line of a log", *lines[1:], ""]), encoding="utf-8")
+    error = fail_together(experiment, "bad", rank=0)
+    assert error.startswith("error: cell: expected line 1 of ")

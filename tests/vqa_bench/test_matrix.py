@@ -23,7 +23,7 @@ from vqa_bench.matrix.locks import alone, try_lock
 from vqa_bench.matrix.prepare import prepare, select
 from vqa_bench.matrix.work import Work, fault_in, is_filled, work
 from vqa_bench.models.hierarchy import hierarchy_config
-from vqa_bench.runs import DONE, PROVENANCE, read_json, write_json
+from vqa_bench.runs import CONFIG, DONE, PROVENANCE, RESULT, WEIGHTS, read_json, write_json
 
 MAJORITY = {"name": "majority", "title": "Majority", "model": {"kind": "majority"}}
 BYTES = {"name": "bytes", "title": "MBLM", "encoding": PIXELS, "model": BYTE_MODEL, "train": TRAIN}
@@ -36,6 +36,12 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     make_clevr_folder(folder / "clevr", {"train": 16, "val": 6})
     make_books(folder / "books")
     return Warehouse(folder / "data", lambda config: Source(Path(str(config.folder))), 1)
+
+
+def finish(run: Path) -> None:
+    """Everything that a finished run must have, without having been trained."""
+    for name in (RESULT, WEIGHTS, CONFIG, DONE):
+        (run / name).touch()
 
 
 def make_config(warehouse: Warehouse, *cells: dict[str, Any], **text: Any) -> MatrixConfig:
@@ -76,7 +82,7 @@ def test_a_model_without_images_is_recognised_beside_any_encoding(warehouse: War
 def test_weights_at_a_path_are_recognised_by_their_bytes(warehouse: Warehouse, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     cell = BYTES | {"init": "pretrained", "pretrained": {"path": weights}}
-    with pytest.raises(UserError, match=r"expected weights to begin from at .*weights"):
+    with pytest.raises(UserError, match=r"expected a finished run, a folder .*weights: no such file"):
         trainables(warehouse, tmp_path, cell)
     keys = []
     for seed in (0, 1):
@@ -134,7 +140,7 @@ def test_what_may_become_of_a_folder(tmp_path: Path, done: bool, same: bool, res
     write_json(run / PROVENANCE, {})
     write_json(run / KEY, key if same else {"config": "a", "data": "b"})  # as keys once were
     if done:
-        (run / DONE).touch()
+        finish(run)
     got = fault_of(run, key, resume)
     assert got is None if fault is None else got is not None and fault in got
 
@@ -157,7 +163,7 @@ def filled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         labels.append(run.label)
         if "bad" in run.label:
             raise UserError("no luck") if "worse" not in run.label else ZeroDivisionError("no luck at all")
-        (run.run / DONE).touch()
+        finish(run.run)
 
     monkeypatch.setattr("vqa_bench.matrix.work.fill", fill)
     monkeypatch.setattr("vqa_bench.matrix.work.POLL_SECONDS", 0.01)
@@ -219,7 +225,7 @@ def test_what_another_holds_is_left_for_later_and_taken_over(
 
     def others() -> None:
         begin(runs[0], Invocation())
-        (runs[0].run / DONE).touch()
+        finish(runs[0].run)
 
     thread = threading.Thread(target=lambda: work(Work(runs, Invocation())))
     thread.start()
@@ -288,7 +294,7 @@ def test_all_faults_are_said_at_once_and_nothing_is_trained(warehouse: Warehouse
         assert text in str(error.value)
     assert not (tmp_path / "out").exists()
     early = make_config(warehouse, BYTES | {"init": "pretrained", "pretrained": {"path": "no"}})
-    with pytest.raises(UserError, match=r"cell bytes: expected weights to begin from at no"):
+    with pytest.raises(UserError, match=r"cell bytes: expected a finished run, a folder with"):
         run_matrix(early, tmp_path / "out", warehouse)
 
 

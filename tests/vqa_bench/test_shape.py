@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqa_bench.config import MambaStageConfig, MBLMConfig, MBLMEncoderConfig, parse
+from vqa_bench.data.vocab import PAD, VOCAB_SIZE
 from vqa_bench.errors import UserError
 from vqa_bench.models.hierarchy import hierarchy_config
 from vqa_bench.models.shape import as_config, check_shape, with_shape
@@ -78,3 +79,24 @@ def test_a_configuration_comes_back(stages: list[dict[str, Any]], chunked: bool)
         checkpoint_chunks=[2] * (N - 1) if chunked else None,
     )
     assert as_config(hierarchy_config(config)) == config
+
+
+def test_every_setting_of_a_stage_reaches_the_model() -> None:
+    """Said one by one, as a way there and back would not notice two that are exchanged on both."""
+    transformer = {"heads": 2, "head_dim": 6, "rotary": False, "positions": "rope", "ff_multiplier": 3, "dropout": 0.1}
+    mamba = {"d_state": 5, "d_conv": 3, "expand": 4, "head_dim": 8, "dropout": 0.2, "positions": "fixed"}
+    config = {"hidden_dims": [12, 16, 8], "seq_lens": [5, 4, 3], "num_layers": [1, 2, 3], "checkpoint_chunks": [2, 7]}
+    stages = [transformer, {"kind": "mamba", "kernel": "torch"} | mamba, STAGE]
+    model = hierarchy_config(parse(MBLMConfig, config | {"stages": stages}, "test"))
+    assert (model.hidden_dims, model.seq_lens, model.num_layers) == ([12, 16, 8], [5, 4, 3], [1, 2, 3])
+    assert model.train_checkpoint_chunks == [2, 7]
+    assert (model.num_tokens, model.pad_token_id) == (VOCAB_SIZE, PAD)
+    assert isinstance(model.block, list)
+    first, second, last = (block.model_dump() for block in model.block)
+    expected = {"attn_num_heads": 2, "attn_head_dims": 6, "attn_use_rot_embs": False, "pos_emb_type": "rope"}
+    expected |= {"ff_multiplier": 3, "attn_dropout": 0.1, "ff_dropout": 0.1}
+    assert {name: first[name] for name in expected} == expected
+    expected = {"d_state": 5, "d_conv": 3, "expand": 4, "headdim": 8, "dropout": 0.2, "pos_emb_type": "fixed"}
+    expected |= {"kernel": "torch"}
+    assert {name: second[name] for name in expected} == expected
+    assert (last["attn_dropout"], last["ff_dropout"], last["pos_emb_type"]) == (0.0, 0.0, "fixed")

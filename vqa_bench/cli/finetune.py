@@ -57,6 +57,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> int:
     from vqa_bench.config import load_matrix
+    from vqa_bench.config.experiment import faults_across
 
     config = load_matrix(options.config)
     train = {"learning_rate": options.learning_rate, "steps": options.steps}
@@ -69,6 +70,9 @@ def _finetune(options: argparse.Namespace) -> int:
         train={name: value for name, value in train.items() if value is not None},
         name=options.name,
     )
+    faults = faults_across([cell], None)
+    if faults:
+        raise UserError("; ".join(faults))
     return run_cells(options, config.model_copy(update={"cells": [cell], "pretrain": ()}), only=[cell.name])
 
 

@@ -62,7 +62,7 @@ class CellConfig(Strict):
     pretrained: PretrainedConfig | None = None
     train: TrainConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
     @classmethod
@@ -73,8 +73,9 @@ class CellConfig(Strict):
         if data.get("init", "scratch") == "scratch":
             return {key: value for key, value in data.items() if key != "pretrained"}
         pretrained = dict(data["pretrained"])
-        train = pretrained.pop("train", {})
-        return data | {"pretrained": pretrained, "train": overlay(data.get("train"), train) if train else data["train"]}
+        train = pretrained.pop("train", None)
+        resolved = data | {"pretrained": pretrained}
+        return resolved if train is None else resolved | {"train": overlay(data.get("train"), train)}
 
     @field_validator("encoding")
     @classmethod
@@ -118,7 +119,7 @@ class PretrainConfig(Strict):
     model: PretrainedModelConfig
     context: int | None = Field(default=None, ge=1)
     train: TextTrainConfig
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
     def window(self) -> int:

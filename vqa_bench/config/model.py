@@ -8,6 +8,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from vqa_bench.config.base import Strict
 
+Positive = Annotated[int, Field(ge=1)]
+
 
 class TransformerStageConfig(Strict):
     """A transformer stage: `heads` of `head_dim` channels; positions `fixed`, `rope` or none."""
@@ -97,10 +99,10 @@ class MBLMEncoderConfig(HierarchyConfig):
 class _QuestionReaderConfig(Strict):
     """An LSTM over words and an MLP: what the trained baselines have in common."""
 
-    embedding: int = 64
-    hidden: int = 128
-    layers: int = 1
-    mlp_hidden: int = 256
+    embedding: int = Field(default=64, ge=1)
+    hidden: int = Field(default=128, ge=1)
+    layers: int = Field(default=1, ge=1)
+    mlp_hidden: int = Field(default=256, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -108,8 +110,8 @@ class CNNLSTMConfig(_QuestionReaderConfig):
     """The sighted baseline: a small CNN over the decoded picture, an LSTM over words, an MLP over both."""
 
     kind: Literal["cnn_lstm"] = "cnn_lstm"
-    channels: list[int] = Field(default=[32, 64, 64])
-    strides: list[int] = Field(default=[1, 2, 2])
+    channels: list[Positive] = Field(default=[32, 64, 64])
+    strides: list[Positive] = Field(default=[1, 2, 2])
 
 
 class LSTMConfig(_QuestionReaderConfig):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from vqa_bench.config.base import Duration, Strict
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""How much of a moment AdamW keeps."""
 
 
 class DevConfig(Strict):
@@ -46,16 +49,17 @@ class LoopConfig(Strict):
     and 4 on a GPU. max_time: training ends after so much time, all starts counted, and says so.
     """
 
-    # What changes neither weights nor answers: left out where a run is recognised by its configuration.
+    # What changes neither weights nor answers but by rounding (and where several processes draw dropout): left out
+    # where a run is recognised by its configuration.
     NO_MATTER: ClassVar[frozenset[str]] = frozenset(
         {"workers", "checkpoint", "trackers", "log_every", "processes", "parallel"}
     )
 
     steps: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     warmup: float = Field(default=0.1, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     clip: float | None = Field(default=1.0, gt=0)
     accumulate: int = Field(default=1, ge=1)
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -64,9 +68,9 @@ class LoopConfig(Strict):
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     processes: int | None = Field(default=None, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     workers: int | None = Field(default=None, ge=0)
-    max_time: Duration | None = Field(default=None, gt=0)
+    max_time: Duration | None = Field(default=None, gt=0, allow_inf_nan=False)
     dev: DevConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     log_every: int = Field(default=20, ge=1)

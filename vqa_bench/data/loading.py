@@ -7,7 +7,7 @@ What a batch looks like is the model's own affair (its `collate`). Knows no mode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -148,7 +148,15 @@ class _Steps(Dataset[Batch], Generic[Item, Batch]):
         self.items, self.collate = items, collate
 
     def __getitem__(self, step: int) -> Batch:
-        return self.collate(self.items(step))
+        try:
+            return self.collate(self.items(step))
+        except UserError as error:
+            # Out of a worker process the loader would pass it on with a traceback for a message.
+            return cast(Batch, _Fault(str(error)))
+
+
+class _Fault(str):
+    """What went wrong with a batch, in place of it."""
 
 
 def _as_made(batch: Batch) -> Batch:
@@ -179,4 +187,7 @@ def batches(
         pin_memory=pin,
         prefetch_factor=PREFETCH if workers else None,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, _Fault):
+            raise UserError(batch)
+        yield batch

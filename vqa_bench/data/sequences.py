@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vqa_bench.data.questions import Questions
 from vqa_bench.data.vocab import ANSWERS, END_PART, LETTERS, PAD, START_IMAGE, START_TEXT
@@ -41,9 +41,15 @@ class PartWeights(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    question: float = Field(default=0.0, ge=0)
-    image: float = Field(default=0.0, ge=0)
-    answer: float = Field(default=1.0, ge=0)
+    question: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    image: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    answer: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "PartWeights":
+        if self.question == self.image == self.answer == 0:
+            raise ValueError("expected a weight above 0 for at least one part, got none")
+        return self
 
 
 class SequenceConfig(BaseModel):

@@ -9,19 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vqa_bench.config import CellConfig, PretrainConfig, PretrainedConfig
+from vqa_bench.config import CellConfig, CustomStageConfig, HierarchyConfig, PretrainConfig, PretrainedConfig
 from vqa_bench.data.books import Books
 from vqa_bench.data.manifest import FileInfo, file_info
 from vqa_bench.data.shards import Shard
-from vqa_bench.errors import UserError
 from vqa_bench.matrix.locks import FOLDER
-from vqa_bench.runs import CONFIG, WEIGHTS
+from vqa_bench.plugins import loaded
 
 QUESTIONS = "/questions.arrow"  # the end of the names of a shard's files that no encoding changes
 PRETRAINING = "pretrain"  # the folder of a results folder with the runs that cells begin from
 
 Key = dict[str, str]
-"""What a run was made of, as SHA-256: `outcome` of its configuration, `data`, and `initial` of the weights."""
+"""What a run was made of, as SHA-256: its `outcome` (the configuration), `data`, `initial` weights, `plugins`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Pretraining:
     @property
     def key(self) -> Key:
         """What a finished run must have been made of to be taken as this one."""
-        return {"outcome": digest(self.config.outcome()), "data": files_digest(self.books.manifest.files)}
+        made_of = {"outcome": digest(self.config.outcome()), "data": files_digest(self.books.manifest.files)}
+        return made_of | _plugins(self.config.model)
 
     @property
     def needs(self) -> str | None:
@@ -74,7 +74,7 @@ class Cell:
         files = self.shard.manifest.files
         if self.config.encoding is None:  # it sees questions only, and those are the same in every encoding's shard
             files = {name: info for name, info in files.items() if name.endswith(QUESTIONS)}
-        made_of = {"outcome": digest(self.config.outcome()), "data": files_digest(files)}
+        made_of = {"outcome": digest(self.config.outcome()), "data": files_digest(files)} | _plugins(self.config.model)
         return made_of if self.initial_key is None else made_of | {"initial": self.initial_key}
 
     @property
@@ -96,6 +96,12 @@ class Cell:
 Trainable = Cell | Pretraining
 
 
+def _plugins(model: Any) -> dict[str, str]:
+    """What stages of a plugin are made of, for the key of a run that has any."""
+    custom = isinstance(model, HierarchyConfig) and any(isinstance(s, CustomStageConfig) for s in model.stages)
+    return {"plugins": digest(loaded())} if custom else {}
+
+
 def digest(value: Any) -> str:
     """SHA-256 of something JSON-able."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -112,17 +118,9 @@ def weights_digest(source: PretrainedConfig) -> str:
     Raises UserError where there are none.
     """
     assert source.path is not None, "only weights at a path are there before the first run"
-    path = source.path
-    files = [path] if path.is_file() else [path / WEIGHTS, path / CONFIG]
-    if source.config is not None:
-        files.append(source.config)
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise UserError(
-            f"expected weights to begin from at {path} (a folder with {WEIGHTS} and {CONFIG}, or a .pth file), got no "
-            f"{' and no '.join(missing)}; correct `pretrained`"
-        )
-    return digest([_sha256(file, file.stat().st_mtime_ns) for file in files])
+    from vqa_bench.models.initial import files_of
+
+    return digest([_sha256(file, file.stat().st_mtime_ns) for file in files_of(source.path, source.config)])
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from vqa_bench.errors import UserError
 from vqa_bench.matrix.cells import Key, Trainable
 from vqa_bench.plugins import loaded
-from vqa_bench.runs import PROVENANCE, TRAINED, is_done, provenance, read_json, write_json
+from vqa_bench.runs import CONFIG, PROVENANCE, RESULT, TRAINED, WEIGHTS, is_done, provenance, read_json, write_json
 
 KEY = "key.json"
 CHECKPOINTS = "checkpoints/step-*"
@@ -40,9 +41,28 @@ class Invocation:
 
 
 def is_filled(trainable: Trainable) -> bool:
-    """Whether a run is finished, and is what it should be."""
-    run = trainable.run
-    return is_done(run) and (run / KEY).is_file() and read_json(run / KEY) == trainable.key
+    """Whether a run is finished, whole, and what it should be."""
+    return is_done(trainable.run) and _has_key(trainable.run, trainable.key) and _missing(trainable.run) is None
+
+
+def retitle(trainable: Trainable) -> None:
+    """Give a finished run the title that it has now: titles change no result."""
+    result = read_json(trainable.run / RESULT)
+    if result.get("title") != trainable.config.title:
+        write_json(trainable.run / RESULT, result | {"title": trainable.config.title})
+
+
+def _has_key(run: Path, key: Key) -> bool:
+    """Whether a run is of this key; one whose key cannot be read is not."""
+    try:
+        return bool(json.loads((run / KEY).read_text(encoding="utf-8")) == key)
+    except (OSError, ValueError):
+        return False
+
+
+def _missing(run: Path) -> str | None:
+    """A file that a finished run must have and has not."""
+    return next((name for name in (RESULT, WEIGHTS, CONFIG) if not (run / name).is_file()), None)
 
 
 def fault_of(run: Path, key: Key, resume: Resume) -> str | None:
@@ -51,8 +71,10 @@ def fault_of(run: Path, key: Key, resume: Resume) -> str | None:
         return None
     if not (run / PROVENANCE).is_file():
         return f"expected a run or nothing at {run}, got something else; choose another --out"
-    same = (run / KEY).is_file() and read_json(run / KEY) == key
+    same = _has_key(run, key)
     if is_done(run):
+        if same and (missing := _missing(run)) is not None:
+            return f"expected a whole run at {run}, as it is marked DONE, got one without {missing}; delete the folder"
         if same and resume == "never":
             return f"expected no finished run at {run} for --resume never, got one; delete it first"
         what_to_do = "choose another --out, or delete that folder"
@@ -84,7 +106,7 @@ def begin(trainable: Trainable, invocation: Invocation) -> None:
         facts["command"] = list(invocation.command)
     start = {name: facts[name] for name in _FACTS}
     start |= {"when": datetime.now(UTC).isoformat(timespec="seconds"), "invocation": invocation.token}
-    known = dict(read_json(run / PROVENANCE)) if (run / PROVENANCE).is_file() else None
+    known = _known(run) if (run / PROVENANCE).is_file() else None
     if known is not None and invocation.resume == "never" and not _began_here(known, invocation):
         _remove(run)
         known = None
@@ -99,6 +121,12 @@ def begin(trainable: Trainable, invocation: Invocation) -> None:
     else:
         known["starts"].append(start | {"from_step": steps_done(run)})
         write_json(run / PROVENANCE, known)
+
+
+def _known(run: Path) -> dict[str, Any]:
+    """The provenance of a run; one that is damaged begins again."""
+    known = read_json(run / PROVENANCE)
+    return {"starts": []} | known if isinstance(known, dict) else {"starts": []}
 
 
 def steps_done(run: Path) -> int:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from vqa_bench import launch
 from vqa_bench.config import CellConfig, DataConfig, MatrixConfig, MBLMConfig, PretrainConfig
 from vqa_bench.data.shards import Shard
 from vqa_bench.errors import UserError
 from vqa_bench.matrix.cells import PRETRAINING, Cell, Pretraining, Trainable, digest, weights_digest
 from vqa_bench.matrix.folder import Resume, fault_of, is_filled
 from vqa_bench.matrix.sources import Warehouse
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BLIND_ENCODING = "pixels:1x1"  # for a matrix in which no model sees an image: its shard needs questions only
 
@@ -128,18 +132,21 @@ def _cell(cell: CellConfig, shards: dict[str | None, Shard], runs: dict[str, Pre
 
 def check(trainable: Trainable, resume: Resume = "auto", at_once: int | None = None) -> None:
     """UserError or ValueError for what is wrong with a run: its folder, its model and plan, built once, and memory."""
+    from vqa_bench.models import check_kernels
+
     fault = fault_of(trainable.run, trainable.key, resume)
     if fault is None and not is_filled(trainable):
-        if isinstance(trainable, Cell):
-            _check_cell(trainable)
-        else:
-            _check_pretraining(trainable)
-        fault = None if at_once is None else _check_memory(trainable, at_once)
+        model = _check_cell(trainable) if isinstance(trainable, Cell) else _check_pretraining(trainable)
+        if at_once is not None:  # it is this machine that trains it
+            check_kernels(model, launch.device())
+            if trainable.config.train is not None:
+                launch.check(trainable.config.train)
+            fault = _check_memory(trainable, at_once)
     if fault is not None:
         raise UserError(fault)
 
 
-def _check_cell(cell: Cell) -> None:
+def _check_cell(cell: Cell) -> nn.Module:
     import torch
 
     from vqa_bench.data.loading import TrainPlan, shuffled_pictures
@@ -166,9 +173,10 @@ def _check_cell(cell: Cell) -> None:
     test = cell.shard.split("test")
     if config.evaluate.shuffled and not model.blind:
         shuffled_pictures(len(test), 0)
+    return model
 
 
-def _check_pretraining(pretraining: Pretraining) -> None:
+def _check_pretraining(pretraining: Pretraining) -> nn.Module:
     import torch
 
     from vqa_bench.data.books import WindowPlan
@@ -178,10 +186,11 @@ def _check_pretraining(pretraining: Pretraining) -> None:
     config = pretraining.config
     check_trackers(config.train.trackers)
     with torch.device("meta"):
-        build_text(config)
+        model = build_text(config)
     WindowPlan(pretraining.books.split("train"), config.window, config.seed, config.train.windows_per_batch)
     if config.train.dev is not None:
         pretraining.books.split("validation")
+    return model
 
 
 def _check_memory(trainable: Trainable, at_once: int) -> str | None:

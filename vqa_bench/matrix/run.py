@@ -15,7 +15,7 @@ from vqa_bench.data.shards import Shard
 from vqa_bench.errors import UserError
 from vqa_bench.matrix.cells import Trainable
 from vqa_bench.matrix.fill import say
-from vqa_bench.matrix.folder import Invocation, is_filled
+from vqa_bench.matrix.folder import Invocation, is_filled, retitle
 from vqa_bench.matrix.prepare import Faults, missing_weights, prepare, select
 from vqa_bench.matrix.sources import Warehouse
 from vqa_bench.matrix.work import Work, fault_in, work
@@ -113,6 +113,8 @@ def _todo(
     pretraining: Sequence[str] | None,
     how: How,
 ) -> Work:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"expected a folder for the results, got the file {out}; choose another --out")
     cells, runs = select(config, only=only, pretraining=pretraining)
     # What a cluster's machines have is not known here.
     at_once = None if how.where == "slurm" else math.ceil(how.jobs / max(1, gpus()))
@@ -122,6 +124,7 @@ def _todo(
     for trainable in trainables:
         if is_filled(trainable):
             say(f"{trainable.label}: finished before, kept")
+            retitle(trainable)
     return Work(tuple(trainables), how.invocation)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vqa_bench import launch
-from vqa_bench.errors import StoppedError, UserError
+from vqa_bench.errors import SharedError, StoppedError, UserError
 from vqa_bench.matrix.cells import Trainable
 from vqa_bench.matrix.fill import fill, say
 from vqa_bench.matrix.folder import Invocation, is_filled
@@ -150,6 +150,10 @@ def _attempt(run: Trainable, invocation: Invocation) -> str | None:
     except StoppedError:
         raise
     except UserError as error:
+        if launch.world() > 1 and not isinstance(error, SharedError):
+            # The other processes may be anywhere; the launcher ends them when this one ends.
+            say(f"error: {run.label}: {error}")
+            raise SystemExit(2) from error
         if launch.is_main():
             say(f"error: {run.label}: {error}")
         return str(error)
@@ -169,5 +173,5 @@ def _failures(run: Trainable) -> dict[str, str]:
     """Faults of a run by the command in which they came up."""
     try:
         return dict(json.loads(_failures_path(run).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):  # it only saves other workers a try
         return {}

@@ -22,7 +22,7 @@ from vqa_bench.data.collate import Batch, ByteBatch
 from vqa_bench.models.base import VQAModel
 from vqa_bench.models.byte_model import ByteModel
 from vqa_bench.models.classifiers import Classifier, ClassifierBatch, CNNLSTMModel, LSTMModel, MajorityModel
-from vqa_bench.models.placement import compile_layers, kernels_of, share_out
+from vqa_bench.models.placement import check_kernels, compile_layers, kernels_of, share_out
 from vqa_bench.models.text_model import LanguageModel, MaskedModel, TextModel, build_text
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "VQAModel",
     "build",
     "build_text",
+    "check_kernels",
     "compile_layers",
     "kernels_of",
     "share_out",

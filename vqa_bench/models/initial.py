@@ -103,6 +103,12 @@ def initial_sha256(source: Path) -> str:
     return file_info(_weights_of(source)).sha256
 
 
+def files_of(source: Path, reference_config: Path | None = None) -> list[Path]:
+    """The files that weights and their configuration are read from; UserError where there are none."""
+    found = _find(source, reference_config)
+    return [found.weights, found.config]
+
+
 def freeze(model: ByteModel, patterns: Sequence[str]) -> list[str]:
     """Stop training the byte model's parameters that a pattern (as file names have them) fits; returns their names.
 

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from mblm import MBLM
 from mblm.model.hierarchy import Hierarchy
+from mblm.model.mamba import MambaStage
 from mblm.parallel import shard
+from vqa_bench.errors import UserError
 
 
 def kernels_of(model: nn.Module) -> list[str | None] | None:
     """Who runs each stage's recurrence, None for a stage without one; None for a model without stages."""
     found = [part for part in model.modules() if isinstance(part, MBLM)]
     return list(found[0].kernels()) if found else None
+
+
+def check_kernels(model: nn.Module, device: torch.device) -> None:
+    """UserError where a stage asks for kernels that the device has not."""
+    for part in model.modules():
+        if isinstance(part, MambaStage):
+            try:
+                part.kernel_on(device)
+            except RuntimeError as error:
+                raise UserError(str(error)) from error
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> None:

@@ -20,7 +20,7 @@ from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, LETTERS
 from vqa_bench.errors import UserError
 from vqa_bench.models import VQAModel
 from vqa_bench.progress import Progress, silent
-from vqa_bench.runs import DONE, PREDICTIONS, RESULT, SHUFFLED, TRAINED, read_json, write_json
+from vqa_bench.runs import DONE, PREDICTIONS, RESULT, SHUFFLED, TRAINED, read_json, write_json, writing
 from vqa_bench.scoring.metrics import Prediction, summarise, write_predictions
 from vqa_bench.scoring.score import Scores, score
 
@@ -46,16 +46,18 @@ def evaluate(
     cell, reader = model.cell, shard.split(split)
     predictions = _answer(model, reader, evaluation_groups(reader), report)
     if launch.is_main():
-        write_predictions(out / PREDICTIONS, predictions)
+        with writing(out / PREDICTIONS):
+            write_predictions(out / PREDICTIONS, predictions)
     shuffled = None
     if not model.blind and cell.evaluate.shuffled:
         exchanged = shuffled_pictures(len(reader), SHUFFLE_SEED)
         control = _answer(model, reader, evaluation_groups(reader, exchanged), report)
         if launch.is_main():
-            write_predictions(out / SHUFFLED, control)
+            with writing(out / SHUFFLED):
+                write_predictions(out / SHUFFLED, control)
         shuffled = summarise(control)
     if training is None:
-        training = read_json(out / TRAINED)
+        training = launch.broadcast(read_json(out / TRAINED) if launch.is_main() else {})
     info = shard.manifest.splits[split]
     result = {
         "format": 1,
@@ -87,8 +89,9 @@ def evaluate(
         "shuffled": shuffled,
     }
     if launch.is_main():
-        write_json(out / RESULT, result)
-        (out / DONE).touch()
+        with writing(out / RESULT):
+            write_json(out / RESULT, result)
+            (out / DONE).touch()
     launch.barrier()
     return result
 

@@ -22,8 +22,8 @@ from torch import nn
 
 from vqa_bench import launch
 from vqa_bench.config import DevConfig
-from vqa_bench.errors import UserError
-from vqa_bench.runs import TRAINED, read_json, write_json
+from vqa_bench.errors import SharedError, UserError
+from vqa_bench.runs import TRAINED, WEIGHTS, read_json, write_json, writing
 from vqa_bench.train import state as states
 from vqa_bench.train.state import Best, LoopState, Trainee, step_name, write_folder
 from vqa_bench.train.task import Task
@@ -71,7 +71,7 @@ class Keeper:
             totals = self.accelerator.reduce(sums, "sum").tolist()
             found = {name: total / max(count, 1) for name, (total, count) in zip(own, totals, strict=True)}
             if not math.isfinite(found["loss"]):
-                raise UserError(
+                raise SharedError(
                     f"expected a finite loss on the dev split, got {found['loss']} after step {state.step}; lower "
                     "train.learning_rate"
                 )
@@ -84,12 +84,21 @@ class Keeper:
                 write_folder(self.run / BEST / step_name(state.step), lambda folder: self.task.save(folder, model))
         return found, better
 
+    def expect_best(self, state: LoopState) -> None:
+        """UserError where the weights of a best evaluation are gone, now and not when training is over."""
+        gone = [best.step for best in state.best if not (self.run / BEST / step_name(best.step) / WEIGHTS).is_file()]
+        if gone:
+            raise UserError(
+                f"expected the weights of step {gone[0]} in {self.run / BEST}, got none; put them back, or begin the "
+                "run anew with --resume never"
+            )
+
     def forget(self, state: LoopState) -> None:
         """Remove weights that are not among the best, once no checkpoint needs them."""
         folder = self.run / BEST
         if launch.is_main() and folder.is_dir():
             kept = {step_name(best.step) for best in state.best}
-            for found in folder.iterdir():
+            for found in [*folder.glob("step-*"), *folder.glob(".*.partial")]:
                 if found.name not in kept:
                     shutil.rmtree(found)
         launch.barrier()
@@ -111,17 +120,17 @@ class Keeper:
 
             write_folder(self.run / KEPT, write)
         if launch.is_main():
-            for file in sorted((self.run / KEPT).iterdir()):
-                os.replace(file, self.run / file.name)
-            write_json(self.run / TRAINED, facts)
+            with writing(self.run / TRAINED):
+                for file in sorted((self.run / KEPT).iterdir()):
+                    os.replace(file, self.run / file.name)
+                write_json(self.run / TRAINED, facts)
         is_trained(self.run)
         return facts
 
 
 def is_trained(run: Path) -> bool:
     """Whether a run's training is over; what it then no longer needs is removed."""
-    over = (run / TRAINED).is_file()
-    launch.barrier()
+    over = launch.broadcast((run / TRAINED).is_file())
     if over and launch.is_main():
         for name in (states.CHECKPOINTS, KEPT):
             shutil.rmtree(run / name, ignore_errors=True)

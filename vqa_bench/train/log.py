@@ -23,8 +23,8 @@ from vqa_bench import launch
 from vqa_bench.config import LoopConfig
 from vqa_bench.errors import UserError
 from vqa_bench.progress import Progress, silent
-from vqa_bench.runs import METRICS
-from vqa_bench.train.trackers import CsvTracker, check_trackers, start_trackers, writing
+from vqa_bench.runs import METRICS, writing
+from vqa_bench.train.trackers import CsvTracker, check_trackers, start_trackers
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -93,7 +93,8 @@ class RunLog:
         self._path, self._every, self._total, self._unit = path, every, total, unit
         self._clock, self._report, self._trackers = clock, report, list(trackers)
         state = state or {}
-        self._line: int = state.get("line", 0)  # the step of the last line
+        self._line: int = state.get("line", 0)  # the step of the last line on training
+        self._lines: int = state.get("lines", 0)
         self._sums = _Sums(**state.get("sums", {}))
         self._shown: Line | None = None
         self._developed = ""
@@ -126,8 +127,15 @@ class RunLog:
         if not launch.is_main():
             return _SilentLog()
         assert bool(state) == (from_step > 0), "a log goes on from the state in a checkpoint"
-        check_trackers(config.trackers)
-        kept = cut_metrics(run / METRICS, step=from_step, line=(state or {}).get("line", 0))
+        state = state or {}
+        with launch.alone():
+            check_trackers(config.trackers)
+            kept = cut_metrics(run / METRICS, step=from_step, line=state.get("line", 0))
+            if len(kept) != state.get("lines", 0):
+                raise UserError(
+                    f"expected {state['lines']} lines in {run / METRICS} up to step {from_step}, got {len(kept)}; put "
+                    "the file back, or begin the run anew with --resume never"
+                )
         trackers = start_trackers(config.trackers, run, name=name, settings=settings, from_step=from_step)
         report(from_step, config.steps)  # rates count from here, not from what earlier starts did
         return cls(
@@ -190,7 +198,7 @@ class RunLog:
         if self._path.exists():
             with writing(self._path), self._path.open("rb+") as file:
                 os.fsync(file.fileno())
-        return {"line": self._line, "sums": asdict(self._sums)}
+        return {"line": self._line, "lines": self._lines, "sums": asdict(self._sums)}
 
     def finish(self) -> None:
         """Training is over, perhaps before its last step: write what is in no line yet, and close.
@@ -216,6 +224,7 @@ class RunLog:
         line = {name: _finite(value) for name, value in line.items()}
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self._lines += 1
         kind, step = line.pop("kind"), line.pop("step")
         values = {f"{kind}/{name}": value for name, value in line.items() if value is not None}
         for tracker in self._trackers:

@@ -13,13 +13,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from vqa_bench import launch
 from vqa_bench.config import LoopConfig
-from vqa_bench.errors import StoppedError, UserError
+from vqa_bench.errors import SharedError, StoppedError
 from vqa_bench.models import compile_layers, kernels_of, share_out
 from vqa_bench.progress import Progress, silent
 from vqa_bench.train import state as states
@@ -102,6 +103,9 @@ class _Loop:
             optimizer = accelerator.prepare_optimizer(make_optimizer(model, config))
         else:
             self.wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, config))
+            # With lower precision accelerate puts a forward of its own in the model's place; a step has autocast around
+            # it anyway, and the model is judged in full precision.
+            vars(model).pop("forward", None)
         self.model = model
         self.optimizer = optimizer
         average = None if config.ema is None else MovingAverage(model, config.ema)
@@ -109,6 +113,7 @@ class _Loop:
         checkpoint = states.newest(run)
         self.state = LoopState() if checkpoint is None else states.load(checkpoint, self.trainee)
         self.keeper = Keeper(task, run, accelerator, self.trainee, whole_copy)
+        self.keeper.expect_best(self.state)
         self.keeper.forget(self.state)  # what a start that was killed has left behind its last checkpoint
 
     # -- one step after another -----------------------------------------------------------------------------------
@@ -124,7 +129,8 @@ class _Loop:
         while state.stopped is None:
             update = self._step(micro_batches, log, (*self._due(clock(), saved_at), asked_to_stop()))
             state.step += 1
-            if judge := config.dev is not None and (state.step % config.dev.every == 0 or state.step == config.steps):
+            last = state.step == config.steps or update.time_up
+            if judge := config.dev is not None and (last or state.step % config.dev.every == 0):
                 values, better = self.keeper.judge(config.dev, state)
                 log.dev(state.step, values, best=better)
             state.stopped = self._ended(update)
@@ -173,8 +179,10 @@ class _Loop:
         parts = [next(micro_batches) for _ in range(config.accumulate)]
         amount = _sum(self.task.amount(part) for part in parts)
         waited = time.monotonic() - started
-        # A function of seed, step and process, so that dropout does not depend on what ran before.
-        torch.manual_seed(self.seed * 1_000_003 + done + (self.rank << 48))
+        # A function of seed, step and process, so that dropout does not depend on what ran before. Mixed, as PyTorch's
+        # generator on a CPU takes no more than 32 bits of it.
+        mixed = np.random.SeedSequence((self.seed, done, self.rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0]))
         update = self._update([part.to(self.accelerator.device) for part in parts], amount, wishes)
         if self.trainee.average is not None:
             self.trainee.average.update(self.model, done)
@@ -215,7 +223,7 @@ class _Loop:
         # DDP and FSDP average gradients over the processes; a sum is wanted, hence their number.
         norm = scale_and_clip(self.model, accelerator.num_processes / max(count, 1), config.clip)
         if not math.isfinite(norm) and accelerator.scaler is None:
-            raise UserError(
+            raise SharedError(
                 f"expected finite gradients, got a norm of {norm} at step {self.state.step + 1}; lower "
                 "train.learning_rate"
             )
@@ -228,12 +236,12 @@ class _Loop:
         """Under DDP gradients travel between processes with the last micro-batch only."""
         return nullcontext() if last or self.config.parallel == "fsdp" else self.accelerator.no_sync(self.wrapped)
 
-    def _not_finite(self, loss: float, own: Tensor) -> UserError:
+    def _not_finite(self, loss: float, own: Tensor) -> SharedError:
         """The error that names the batches, those of all processes: all come here after the same step."""
         first = self.state.step * self.config.accumulate
         odd = [first + place for place, value in enumerate(own.tolist()) if not math.isfinite(value)]
         named = "; ".join(launch.gather([self.task.name(number) for number in odd]))
-        return UserError(
+        return SharedError(
             f"expected a finite loss, got {loss} at step {self.state.step + 1}: {named}; lower train.learning_rate, "
             "set train.clip, or look at these samples"
         )

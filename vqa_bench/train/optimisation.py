@@ -21,14 +21,13 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices and convolutions decay; gains, biases, start vectors, embeddings and Mamba-2's A, D and dt do not.
 
-    The latter three are vectors, one entry a head; mamba-ssm marks them the same way.
+    The latter three are vectors, an entry a head, as gains and biases are; mamba-ssm spares them too.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for parameter in trained(model):
-        spared = id(parameter) in embeddings or getattr(parameter, "_no_weight_decay", False)
-        (decayed if parameter.ndim >= 2 and not spared else free).append(parameter)
+        (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vqa_bench import launch
-from vqa_bench.errors import UserError
+from vqa_bench.errors import SharedError, UserError
 from vqa_bench.train.optimisation import MovingAverage
 
 CHECKPOINTS, TENSORS, LOOP = "checkpoints", "state.pt", "loop.json"
@@ -72,7 +72,7 @@ def step_name(step: int) -> str:
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """A folder that `write` fills on the main process, whole or not there; every process waits, and fails, together.
 
-    Raises UserError where it cannot be written, such as on a full disk; what was there before stays.
+    Raises SharedError where it cannot be written, such as on a full disk; what was there before stays.
     """
     fault: str | None = None
     if launch.is_main():
@@ -82,6 +82,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
             partial.mkdir(parents=True)
             write(partial)
             for file in partial.iterdir():
+                os.chmod(file, 0o644)  # safetensors' files are for their owner alone, a results folder is for many
                 _sync(file)
             if path.exists():  # of a start that was killed after it; the same step writes the same
                 shutil.rmtree(path)
@@ -89,13 +90,15 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
             _sync(path.parent)
         except Exception as error:  # torch and safetensors each have errors of their own for a full disk
             fault = f"{getattr(error, 'strerror', None) or error}"
+            if isinstance(error, FileNotFoundError):
+                fault += f": {error.filename}"
             with suppress(OSError):
                 shutil.rmtree(partial)
     fault = launch.broadcast(fault)
     if fault is not None:
-        raise UserError(
-            f"expected to write {path}, got: {' '.join(fault.split())}; what was written before is whole: make room "
-            "and run the same command again"
+        raise SharedError(
+            f"expected to write {path}, got: {' '.join(fault.split())}; what was written before is whole; mend "
+            "that (make room on a full disk) and run the same command again"
         )
 
 
@@ -120,21 +123,23 @@ def save(run: Path, trainee: Trainee, state: LoopState) -> None:
     folder = run / CHECKPOINTS
     write_folder(folder / step_name(state.step), write)
     if launch.is_main():
-        for old in sorted(folder.iterdir()):
+        for old in sorted(folder.glob("step-*")):
             if old.name != step_name(state.step):
                 shutil.rmtree(old)
     launch.barrier()
 
 
 def newest(run: Path) -> Path | None:
-    """The last checkpoint of a run; remains of ones that were not finished are removed."""
-    folder = run / CHECKPOINTS
-    if launch.is_main() and folder.is_dir():
+    """The last checkpoint of a run; remains of ones that were not finished are removed.
+
+    The main process looks: on a shared file system others may still see what was there a moment ago.
+    """
+    found: list[Path] = []
+    if launch.is_main() and (folder := run / CHECKPOINTS).is_dir():
         for partial in folder.glob(".*.partial"):
             shutil.rmtree(partial)
-    launch.barrier()
-    found = sorted(folder.glob("step-*")) if folder.is_dir() else []
-    return found[-1] if found else None
+        found = sorted(folder.glob("step-*"))
+    return launch.broadcast(found[-1] if found else None)
 
 
 def load(checkpoint: Path, trainee: Trainee) -> LoopState:
@@ -199,13 +204,20 @@ def _restore(tensors: Mapping[str, Any], trainee: Trainee, checkpoint: Path) -> 
                 f"expected {checkpoint} to hold this model's {what}, got others ({odd[0]} and {len(odd) - 1} more); "
                 "continue with the configuration it was trained with"
             )
+    sizes = {name: tensor.shape for name, tensor in tensors["model"].items()}
+    odd = [name for name, tensor in own.items() if sizes[name] != tensor.shape]
+    if odd:
+        raise UserError(
+            f"expected {odd[0]} of shape {tuple(own[odd[0]].shape)} in {checkpoint}, got {tuple(sizes[odd[0]])}; "
+            "continue with the configuration it was trained with"
+        )
     for name, tensor in own.items():
         tensor.copy_(_placed(tensors["model"][name], tensor))
     for name, parameter in trained.items():
         moments = tensors["optimizer"][name]
         trainee.optimizer.state[parameter] = {
             # Beside the moments there is the number of steps, a single number that is not shared out.
-            key: _placed(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
+            key: _placed(value, parameter) if value.shape == parameter.shape else value.to(parameter.device, copy=True)
             for key, value in moments.items()
         }
     for name, tensor in (average or {}).items():

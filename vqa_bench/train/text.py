@@ -25,7 +25,7 @@ from vqa_bench.data.loading import batches
 from vqa_bench.data.windows import Masking, WindowBatch, collate_windows, training_windows
 from vqa_bench.models import TextModel, build_text
 from vqa_bench.progress import Progress, silent
-from vqa_bench.runs import DONE, RESULT, write_json
+from vqa_bench.runs import DONE, RESULT, write_json, writing
 from vqa_bench.scoring.bits import TextLoss, text_loss
 from vqa_bench.train.keep import facts_of, is_trained
 from vqa_bench.train.loop import optimise
@@ -72,8 +72,9 @@ def pretrain(config: PretrainConfig, books: Books, run: Path, *, report: Progres
         "metrics": evaluate_text(model, books, report=report),
     }
     if launch.is_main():
-        write_json(run / RESULT, result)
-        (run / DONE).touch()
+        with writing(run / RESULT):
+            write_json(run / RESULT, result)
+            (run / DONE).touch()
     launch.barrier()
     return result
 

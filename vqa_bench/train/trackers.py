@@ -11,16 +11,15 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
-from vqa_bench import launch
 from vqa_bench.errors import UserError
+from vqa_bench.runs import writing
 
 METRICS_CSV = "metrics.csv"
 COLUMNS = (
@@ -115,15 +114,3 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             plain = isinstance(value, str | int | float | bool)
             found[prefix + name] = value if plain else json.dumps(value)
     return found
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A file of a run that cannot be written is a mistake of the place, not of ours: one line."""
-    with launch.alone():
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"expected to write {path}, got: {error.strerror or error}; make room and run the same command again"
-            ) from error

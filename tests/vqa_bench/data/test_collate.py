@@ -71,7 +71,9 @@ def one_by_one(batch: ByteBatch, sequencer: Sequencer, split: SplitReader, group
     answer=st.sampled_from(["text", "letter"]),
     align=st.booleans(),
     patch=st.sampled_from([1, 8, 12]),
-    weights=st.fixed_dictionaries({part: st.sampled_from([0.0, 0.1, 1.0]) for part in ("question", "image", "answer")}),
+    weights=st.fixed_dictionaries(
+        {part: st.sampled_from([0.0, 0.1, 1.0]) for part in ("question", "image", "answer")}
+    ).filter(lambda weights: any(weights.values())),
     images=st.lists(st.integers(0, IMAGES - 1), min_size=1, max_size=4),
     data=st.data(),
 )

@@ -121,3 +121,20 @@ def test_evaluation_asks_every_question_of_its_own_image(split: SplitReader) -> 
 def test_too_few_images_for_a_batch(split: SplitReader) -> None:
     with pytest.raises(UserError, match="at least 19 training images for one batch, got 18"):
         TrainPlan(split, seed=0, images_per_batch=19)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_a_worker_arrives_as_its_one_line(workers: int) -> None:
+    """Out of another process too; the batches before it come first."""
+    found = batches(_items_up_to_two, list, range(5), workers=workers)
+    assert [next(found), next(found)] == [[0], [1]]
+    with pytest.raises(UserError) as error:
+        next(found)
+    assert type(error.value) is UserError
+    assert str(error.value) == "expected an item below 2, got 2; ask for fewer"
+
+
+def _items_up_to_two(step: int) -> list[int]:
+    if step >= 2:
+        raise UserError(f"expected an item below 2, got {step}; ask for fewer")
+    return [step]

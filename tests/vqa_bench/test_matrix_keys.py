@@ -106,7 +106,7 @@ def mark_done(run: Trainable) -> None:
         (run.run / name).touch()
 
 
-# -- between the look and the lock --------------------------------------------------------------------------------------
+# -- between the look and the lock ----------------------------------------------------------------------------------
 
 
 def test_what_another_finishes_between_the_look_and_the_lock_is_not_trained_again(

@@ -129,20 +129,22 @@ def measure_memory(family: str, way: str, sizes: Sizes, *, threads: int) -> dict
     return asdict(peak_memory(lambda: steps.take(way)))
 
 
-def family_rows(family: str, options: argparse.Namespace, sizes: Sizes) -> list[Row]:
-    """Time of the shared step against the faster of the separate ones, memory against both."""
-    steps = Steps(family, sizes, options.threads)
+def _take_in_turn(steps: Steps, repeats: int) -> dict[str, list[Step]]:
+    """Every way in turn; the models are let go of afterwards, before memory is measured."""
 
     def take(way: str) -> Callable[[], Step]:
         return lambda: steps.take(way)
 
-    taken = alternate({way: take(way) for way in steps.ways}, options.repeats)
+    return alternate({way: take(way) for way in steps.ways}, repeats)
+
+
+def family_rows(family: str, options: argparse.Namespace, sizes: Sizes) -> list[Row]:
+    """Time of the shared step against the faster of the separate ones, memory against both."""
+    taken = _take_in_turn(Steps(family, sizes, options.threads), options.repeats)
     check_same(family, {way: results[0] for way, results in taken.items()})
     times = {way: Samples(tuple(step.seconds for step in results), "s") for way, results in taken.items()}
     say(f"{family}: " + ", ".join(f"{way} {samples}" for way, samples in times.items()))
-    ways = list(steps.ways)
-    del steps
-    memory = {way: _memory(family, way, options) for way in ways}
+    memory = {way: _memory(family, way, options) for way in times}
     say(f"{family}: " + ", ".join(f"{way} {samples}" for way, samples in memory.items()))
     faster = min(("batch", "one by one"), key=lambda way: times[way].median)
     slower = "one by one" if faster == "batch" else "batch"

@@ -96,8 +96,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _pretrain(options: argparse.Namespace) -> int:
     from vqa_bench import launch
-    from vqa_bench.config import load_matrix
-    from vqa_bench.matrix.cells import PRETRAINING
+    from vqa_bench.config import PRETRAIN_FOLDER, load_matrix
 
     config = load_matrix(options.config)
     names = options.names or [run.name for run in config.pretrain]
@@ -106,7 +105,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     failed = run_cells(options, config, pretraining=names)
     if not options.dry_run and launch.is_main():
         for name in names:
-            _print_bits(_results(options, config) / PRETRAINING / name)
+            _print_bits(_results(options, config) / PRETRAIN_FOLDER / name)
     return failed
 
 

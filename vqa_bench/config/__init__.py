@@ -14,6 +14,7 @@ experiment.py  a whole file: its cells, its pretraining runs
 Nothing here computes anything or imports torch.
 """
 
+from vqa_bench.config.across import PRETRAIN_FOLDER
 from vqa_bench.config.base import Duration, overlay, parse
 from vqa_bench.config.cell import CellConfig, EvaluateConfig, PretrainConfig, PretrainedConfig
 from vqa_bench.config.data import CustomDataConfig, DataConfig, SynthConfig, SynthTextConfig, TextDataConfig
@@ -32,6 +33,7 @@ from vqa_bench.config.model import (
 from vqa_bench.config.training import CheckpointConfig, DevConfig, LoopConfig, TextTrainConfig, TrainConfig
 
 __all__ = [
+    "PRETRAIN_FOLDER",
     "CNNLSTMConfig",
     "CellConfig",
     "CheckpointConfig",

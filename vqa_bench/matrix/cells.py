@@ -9,7 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vqa_bench.config import CellConfig, CustomStageConfig, HierarchyConfig, PretrainConfig, PretrainedConfig
+from vqa_bench.config import (
+    PRETRAIN_FOLDER,
+    CellConfig,
+    CustomStageConfig,
+    HierarchyConfig,
+    PretrainConfig,
+    PretrainedConfig,
+)
 from vqa_bench.data.books import Books
 from vqa_bench.data.manifest import FileInfo, file_info
 from vqa_bench.data.shards import Shard
@@ -17,7 +24,6 @@ from vqa_bench.matrix.locks import FOLDER
 from vqa_bench.plugins import loaded
 
 QUESTIONS = "/questions.arrow"  # the end of the names of a shard's files that no encoding changes
-PRETRAINING = "pretrain"  # the folder of a results folder with the runs that cells begin from
 
 Key = dict[str, str]
 """What a run was made of, as SHA-256: its `outcome` (the configuration), `data`, `initial` weights, `plugins`."""
@@ -45,7 +51,7 @@ class Pretraining:
     @property
     def label(self) -> str:
         """What this is called among everything that is trained into one results folder."""
-        return f"{PRETRAINING}/{self.config.name}"
+        return f"{PRETRAIN_FOLDER}/{self.config.name}"
 
     @property
     def lock(self) -> Path:
@@ -80,7 +86,7 @@ class Cell:
     @property
     def needs(self) -> str | None:
         """The label of the run that must be finished before this one."""
-        return None if self.pretraining is None else f"{PRETRAINING}/{self.pretraining.name}"
+        return None if self.pretraining is None else f"{PRETRAIN_FOLDER}/{self.pretraining.name}"
 
     @property
     def label(self) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vqa_bench import launch
-from vqa_bench.config import CellConfig, DataConfig, MatrixConfig, MBLMConfig, PretrainConfig
+from vqa_bench.config import PRETRAIN_FOLDER, CellConfig, DataConfig, MatrixConfig, MBLMConfig, PretrainConfig
 from vqa_bench.data.shards import Shard
 from vqa_bench.errors import UserError
-from vqa_bench.matrix.cells import PRETRAINING, Cell, Pretraining, Trainable, digest, weights_digest
+from vqa_bench.matrix.cells import Cell, Pretraining, Trainable, digest, weights_digest
 from vqa_bench.matrix.folder import Resume, fault_of, is_filled
 from vqa_bench.matrix.sources import Warehouse
 
@@ -63,7 +63,7 @@ def prepare(
     for config in pretraining:
         books = found.catch(partial(warehouse.books, config.data), f"pretrain {config.name}")
         if books is not None:
-            runs[config.name] = Pretraining(config, books, out / PRETRAINING / config.name)
+            runs[config.name] = Pretraining(config, books, out / PRETRAIN_FOLDER / config.name)
     shards = _shards(data, cells, warehouse, found)
     found.raise_all()
     filled = [_cell(cell, shards, runs, out) for cell in cells]

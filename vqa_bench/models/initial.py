@@ -98,11 +98,6 @@ def check_initial(model: MBLMConfig, source: Path, reference_config: Path | None
     check_shape(model, model_config_of(source, reference_config), source=str(source))
 
 
-def initial_sha256(source: Path) -> str:
-    """SHA-256 of the file that holds the weights of `source`; UserError where there is none."""
-    return file_info(_weights_of(source)).sha256
-
-
 def files_of(source: Path, reference_config: Path | None = None) -> list[Path]:
     """The files that weights and their configuration are read from; UserError where there are none."""
     found = _find(source, reference_config)

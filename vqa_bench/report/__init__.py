@@ -30,14 +30,15 @@ LOCK, PARTIAL = ".report.lock", ".report.partial"
 class Report:
     """What was written and read: `text` for a terminal, the files, the frames, the names of unfinished runs.
 
-    `pretraining` is the CSV of the pretraining runs, None where there is none.
+    `pretraining` is the CSV of the pretraining runs, None where there is none; `csv` and `figure` show the cells, None
+    where there are pretraining runs alone.
     """
 
     text: str
     markdown: Path
-    csv: Path
+    csv: Path | None
     pretraining: Path | None
-    figure: Path
+    figure: Path | None
     frame: pd.DataFrame
     pretraining_frame: pd.DataFrame
     unfinished: list[str]
@@ -49,7 +50,7 @@ def write_report(results_dir: Path, out: Path | None = None, *, color: bool = Fa
     pretraining.csv is written too if a pretraining run is finished. `out` is `results_dir` unless given. `color`
     styles the returned text with ANSI codes, for a terminal.
 
-    Raises UserError if there is no finished cell or a finished run cannot be read; then nothing is written.
+    Raises UserError if there is no finished run or a finished run cannot be read; then nothing is written.
     """
     collection = collect(results_dir)
     frame, pretraining = build_frame(collection.runs), build_pretraining_frame(collection.pretraining)
@@ -58,9 +59,9 @@ def write_report(results_dir: Path, out: Path | None = None, *, color: bool = Fa
     report = Report(
         text=terminal(frame, pretraining=pretraining, unfinished=collection.unfinished, color=color),
         markdown=folder / "table.md",
-        csv=folder / "table.csv",
+        csv=None if frame.empty else folder / "table.csv",
         pretraining=None if pretraining.empty else folder / PRETRAINING,
-        figure=folder / "accuracy.png",
+        figure=None if frame.empty else folder / "accuracy.png",
         frame=frame,
         pretraining_frame=pretraining,
         unfinished=collection.unfinished,
@@ -78,8 +79,9 @@ def _write_files(report: Report, folder: Path) -> None:
     """Every file under another name and renamed: there is the old one or the new one."""
     texts = {
         report.markdown: markdown(report.frame, pretraining=report.pretraining_frame, unfinished=report.unfinished),
-        report.csv: csv(report.frame),
     }
+    if report.csv is not None:
+        texts[report.csv] = csv(report.frame)
     if report.pretraining is None:
         (folder / PRETRAINING).unlink(missing_ok=True)  # of runs that are no longer here
     else:
@@ -88,5 +90,6 @@ def _write_files(report: Report, folder: Path) -> None:
     for path, text in texts.items():
         partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)
-    save_figure(report.frame, partial)
-    os.replace(partial, report.figure)
+    if report.figure is not None:
+        save_figure(report.frame, partial)
+        os.replace(partial, report.figure)

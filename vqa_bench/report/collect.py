@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vqa_bench.config import PRETRAIN_FOLDER
 from vqa_bench.errors import UserError
 from vqa_bench.report.schema import CellResult, Metrics, PretrainResult, read_result
 from vqa_bench.scoring.metrics import iterate_predictions
 
-PRETRAINING = "pretrain"  # the folder, beside the cells, of the runs that they begin from
 _SIGNS_OF_A_RUN = ("provenance.json", "key.json", "result.json", "DONE")
 
 
@@ -55,12 +55,14 @@ def collect(results_dir: Path) -> Collection:
 
     Hidden folders and folders that hold nothing of a run are passed over.
 
-    Raises UserError if there is no such folder, no finished cell in it, or a finished run is not whole.
+    Raises UserError if there is no such folder, no finished run in it, or a finished run is not whole.
     """
     if not results_dir.is_dir():
         raise UserError(f"expected a folder of runs at {results_dir}, got no such folder; run a matrix into it first")
     finished, unfinished = _run_folders(results_dir)
-    if not finished:
+    pretrained, waiting = _run_folders(results_dir / PRETRAIN_FOLDER)
+    unfinished += [f"{PRETRAIN_FOLDER}/{name}" for name in waiting]
+    if not finished and not pretrained:
         raise UserError(
             f"expected at least one finished run (a folder with a DONE file) in {results_dir}, "
             f"got {len(unfinished)} unfinished; run the matrix to its end"
@@ -72,9 +74,8 @@ def collect(results_dir: Path) -> Collection:
         raise UserError(
             f"expected one finished run a cell in {results_dir}, got several of {', '.join(twice)}; move one away"
         )
-    pretrained, waiting = _run_folders(results_dir / PRETRAINING)
     pretraining = [read_result(folder, PretrainResult) for folder in pretrained]
-    return Collection(runs, pretraining, unfinished + [f"{PRETRAINING}/{name}" for name in waiting])
+    return Collection(runs, pretraining, unfinished)
 
 
 def _run_folders(parent: Path) -> tuple[list[Path], list[str]]:

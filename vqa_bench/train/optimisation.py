@@ -26,12 +26,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
-    for parameter in trained(model):
+    for parameter in trainable(model):
         (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
-def trained(model: nn.Module) -> Iterable[nn.Parameter]:
+def trainable(model: nn.Module) -> Iterable[nn.Parameter]:
     """The parameters that are not frozen."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
@@ -73,18 +73,18 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._average = [parameter.detach().clone() for parameter in trained(model)]
+        self._average = [parameter.detach().clone() for parameter in trainable(model)]
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after `step` updates before this one."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._average, list(trained(model)), 1 - decay)
+        torch._foreach_lerp_(self._average, list(trainable(model)), 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchange the average with the model's weights; a second call puts everything back, bit for bit."""
-        for average, parameter in zip(self._average, trained(model), strict=True):
+        for average, parameter in zip(self._average, trainable(model), strict=True):
             kept = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(kept)

@@ -168,6 +168,15 @@ def test_numbers_of_pretraining_runs_are_written_and_removed_with_them(tmp_path:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["accuracy.png", "table.csv", "table.md"]
 
 
+def test_pretraining_runs_alone_are_reported_without_cells(tmp_path: Path) -> None:
+    make_pretraining(tmp_path / "pretrain" / "text", {"test": {"bits_per_byte": 1.5, "bytes": 400}})
+    report = write_report(tmp_path)
+    assert (report.csv, report.figure) == (None, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pretrain", "pretraining.csv", "table.md"]
+    assert "1.500 (400)" in report.text
+    assert "1.500 (400)" in report.markdown.read_text()
+
+
 @pytest.mark.usefixtures("plain_picture")
 def test_reports_of_one_folder_made_together_do_not_disturb_each_other(results: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:

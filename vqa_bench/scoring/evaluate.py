@@ -43,23 +43,38 @@ def evaluate(
     the main one writes. Raises UserError where the shard's encoding is not the one the model was trained on.
     """
     check_encoding(model, shard)
-    cell, reader = model.cell, shard.split(split)
+    reader = shard.split(split)
     predictions = _answer(model, reader, evaluation_groups(reader), report)
-    if launch.is_main():
-        with writing(out / PREDICTIONS):
-            write_predictions(out / PREDICTIONS, predictions)
+    _keep(out / PREDICTIONS, predictions)
     shuffled = None
-    if not model.blind and cell.evaluate.shuffled:
+    if not model.blind and model.cell.evaluate.shuffled:
         exchanged = shuffled_pictures(len(reader), SHUFFLE_SEED)
         control = _answer(model, reader, evaluation_groups(reader, exchanged), report)
-        if launch.is_main():
-            with writing(out / SHUFFLED):
-                write_predictions(out / SHUFFLED, control)
+        _keep(out / SHUFFLED, control)
         shuffled = summarise(control)
     if training is None:
         training = launch.broadcast(read_json(out / TRAINED) if launch.is_main() else {})
-    info = shard.manifest.splits[split]
-    result = {
+    result = _describe(model, shard, split, training) | {"metrics": summarise(predictions), "shuffled": shuffled}
+    if launch.is_main():
+        with writing(out / RESULT):
+            write_json(out / RESULT, result)
+            (out / DONE).touch()
+    launch.barrier()
+    return result
+
+
+def _keep(path: Path, predictions: list[Prediction]) -> None:
+    """Write predictions, on the main process."""
+    if launch.is_main():
+        with writing(path):
+            write_predictions(path, predictions)
+
+
+def _describe(model: VQAModel, shard: Shard, split: str, training: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of the model, how it was trained, and what it was asked."""
+    cell, info = model.cell, shard.manifest.splits[split]
+    reads_bytes = cell.model.kind == "mblm"
+    return {
         "format": 1,
         "cell": cell.name,
         "title": cell.title,
@@ -70,8 +85,8 @@ def evaluate(
             "config": cell.model.model_dump(mode="json"),
         },
         "encoding": cell.encoding,
-        "layout": cell.sequence.layout if cell.model.kind == "mblm" else None,
-        "sequence": cell.sequence.model_dump(mode="json") if cell.model.kind == "mblm" else None,
+        "layout": cell.sequence.layout if reads_bytes else None,
+        "sequence": cell.sequence.model_dump(mode="json") if reads_bytes else None,
         "init": cell.init,
         "initial": training.get("initial"),
         "seed": cell.seed,
@@ -85,15 +100,7 @@ def evaluate(
         },
         "train": None if cell.train is None else cell.train.model_dump(mode="json"),
         "training": training,
-        "metrics": summarise(predictions),
-        "shuffled": shuffled,
     }
-    if launch.is_main():
-        with writing(out / RESULT):
-            write_json(out / RESULT, result)
-            (out / DONE).touch()
-    launch.barrier()
-    return result
 
 
 def check_encoding(model: VQAModel, shard: Shard) -> None:

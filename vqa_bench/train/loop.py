@@ -227,8 +227,10 @@ class _Loop:
                 f"expected finite gradients, got a norm of {norm} at step {self.state.step + 1}; lower "
                 "train.learning_rate"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        # accelerate's wrapper is there for the scaler; it looks for packages on the disk at every step.
+        optimizer = self.trainee.optimizer if accelerator.scaler is None else self.optimizer
+        optimizer.step()
+        optimizer.zero_grad()
         save, time_up, stop = (votes > 0 for votes in wished)
         return _Update(loss, norm, int(samples), int(size), save, time_up, stop)
 

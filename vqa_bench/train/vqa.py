@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vqa_bench.data.loading import Group, TrainPlan, batches, evaluation_groups
-from vqa_bench.data.shards import Shard
+from vqa_bench.data.shards import Shard, SplitReader
 from vqa_bench.data.vocab import PAD
 from vqa_bench.errors import UserError
 from vqa_bench.models import Batch, ByteBatch, VQAModel
@@ -69,10 +69,15 @@ class VQATask:
         return "images " + ", ".join(names[group.image].as_py() for group in self.plan.groups(number))
 
     @cached_property
+    def _dev(self) -> SplitReader:
+        """One reader for all evaluations: what a model keeps of a split, words and pictures, it keeps by its reader."""
+        return self.shard.split("dev")
+
+    @cached_property
     def _dev_groups(self) -> list[Group]:
         assert self.cell.train is not None
         assert self.cell.train.dev is not None, "the loop asks for dev where it is configured"
-        return evaluation_groups(self.shard.split("dev"))[: self.cell.train.dev.samples]
+        return evaluation_groups(self._dev)[: self.cell.train.dev.samples]
 
     def develop(self, model: nn.Module, device: torch.device) -> dict[str, tuple[float, float]]:
         """`loss` of the weighted targets in nats, `accuracy` of the likeliest candidate."""
@@ -80,7 +85,7 @@ class VQATask:
         size, groups = self.cell.evaluate.images_per_batch, self._dev_groups
         parts = [groups[first : first + size] for first in range(0, len(groups), size)][self.rank :: self.world]
         loss = targets = right = asked = 0.0
-        for made in batches(parts.__getitem__, partial(model.collate, self.shard.split("dev")), range(len(parts))):
+        for made in batches(parts.__getitem__, partial(model.collate, self._dev), range(len(parts))):
             batch = made.to(device)
             with torch.inference_mode():
                 sums = model(batch)

@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 UV := 0.13.9
 READY := $(VENV)/.ready
 PEER := .venv-peer
+DEMO := .venv-demo
 
-.PHONY: bench bench-peer test test-slow check format clean
+.PHONY: bench bench-peer demo test test-slow check format clean
 
 # The whole benchmark on the embedded data set: makes the data, trains every cell, prints the table.
 bench: $(READY)
@@ -15,6 +16,11 @@ bench: $(READY)
 # Ours against the reference from PyPI, which lives in an environment of its own: both packages are called mblm.
 bench-peer: $(READY) $(PEER)/.ready
 	$(BIN)/python -m benchmarks.peer.run --reference-python $(PEER)/bin/python
+
+# A trained cell to play with, `make demo RUN=runs/mini/mblm-pixels`. gradio wants an older Pillow than the rest is
+# pinned to, so it lives in an environment of its own.
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/vqa-bench demo $(or $(RUN),$(error say which run: make demo RUN=runs/mini/mblm-pixels))
 
 # One thread a worker: there is a worker for every core.
 test: $(READY)
@@ -43,5 +49,11 @@ $(PEER)/.ready: benchmarks/peer/requirements.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(PEER)/bin/python --requirement $<
 	touch $@
 
+$(DEMO)/.ready: pyproject.toml constraints.txt $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DEMO)
+	grep -v '^pillow==' constraints.txt > $(DEMO)/constraints.txt
+	$(BIN)/uv pip install --quiet --python $(DEMO)/bin/python --constraint $(DEMO)/constraints.txt --editable '.[demo]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEER) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(PEER) $(DEMO) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

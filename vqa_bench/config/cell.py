@@ -20,10 +20,20 @@ NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 class EvaluateConfig(Strict):
-    """How the test set is scored: images in a batch (their questions come along), and whether also shuffled."""
+    """How the test set is scored.
+
+    images_per_batch: at most; their questions come along. shuffled: whether also with the images exchanged. bits: images
+    whose sequences' bits per byte are measured, part by part; None takes all. check_invariance: questions that are
+    scored again in other batches, where no log-probability may move by more than `tolerance` (nats). damage: images that
+    are shown with damaged bytes too.
+    """
 
     images_per_batch: int = Field(default=50, ge=1)
     shuffled: bool = True
+    bits: int | None = Field(default=200, ge=0)
+    check_invariance: int = Field(default=0, ge=0)
+    tolerance: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    damage: int = Field(default=0, ge=0)
 
 
 class PretrainedConfig(Strict):

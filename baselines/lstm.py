@@ -25,7 +25,7 @@ class QuestionEncoder(nn.Module):
     ) -> None:
         """Id 0 is padding; its embedding stays zero. `dropout` acts between the LSTM's layers."""
         super().__init__()
-        self.hidden = hidden
+        self.width = hidden
         self.embedding = nn.Embedding(vocab_size, embedding, padding_idx=0)
         self.lstm = nn.LSTM(embedding, hidden, layers, dropout=dropout if layers > 1 else 0.0)
 

@@ -14,7 +14,8 @@ class Majority(nn.Module):
     """Answer frequencies counted on training questions; nothing here has a gradient.
 
     With `question_types` there is one row of counts per type; without (`None`) one row for all
-    questions, and the types given to `update` and `forward` only say how many questions there are.
+    questions, and the types given to `update` and `forward` only say how many questions there are. A type that was not
+    named when the model was made is answered from the counts of all types.
     The counts are a buffer, so they are saved and loaded with the state dict.
     """
 
@@ -32,7 +33,7 @@ class Majority(nn.Module):
     def update(self, question_types: Sequence[str], answers: Int[Tensor, " N"]) -> None:
         """Count N training questions by type and answer class; may be called batch by batch.
 
-        Raises ValueError if the two lengths differ, a type is unknown or a class is out of range.
+        Raises ValueError if the two lengths differ, a type was not named or a class is out of range.
         """
         if len(question_types) != len(answers):
             raise ValueError(f"expected one answer a question, got {len(answers)} for {len(question_types)}")
@@ -40,24 +41,21 @@ class Majority(nn.Module):
             raise ValueError(
                 f"expected answer classes 0..{self.num_answers - 1}, got {int(answers.min())}..{int(answers.max())}"
             )
+        if self._rows is not None and (unknown := sorted(set(question_types) - self._rows.keys())):
+            raise ValueError(f"expected question types among {sorted(self._rows)}, got {unknown}")
         cells = self._rows_of(question_types) * self.num_answers + answers.to(self.counts.device)
         self.counts += torch.bincount(cells, minlength=self.counts.numel()).view_as(self.counts)
 
     def forward(self, question_types: Sequence[str]) -> Float[Tensor, "N A"]:
-        """Log of (count + 1) / (total + A): add-one (Laplace) smoothing, so no answer is impossible.
-
-        Raises ValueError for a type that was not named when the model was made.
-        """
-        smoothed = (self.counts + 1).to(torch.get_default_dtype())  # (K types, A)
+        """Log of (count + 1) / (total + A): add-one (Laplace) smoothing, so no answer is impossible."""
+        counts = torch.cat((self.counts, self.counts.sum(dim=0, keepdim=True)))  # the last row: of all types
+        smoothed = (counts + 1).to(torch.get_default_dtype())  # (K types + 1, A)
         log_probs = smoothed.log() - smoothed.sum(dim=1, keepdim=True).log()
         return log_probs[self._rows_of(question_types)]
 
     def _rows_of(self, question_types: Sequence[str]) -> Int[Tensor, " N"]:
-        if self._rows is None:
-            rows = [0] * len(question_types)
-        else:
-            unknown = sorted(set(question_types) - self._rows.keys())
-            if unknown:
-                raise ValueError(f"expected question types among {sorted(self._rows)}, got {unknown}")
-            rows = [self._rows[name] for name in question_types]
-        return torch.tensor(rows, dtype=torch.long, device=self.counts.device)
+        """The row of each type, one behind the last for those that were not named."""
+        found = [0] * len(question_types)
+        if self._rows is not None:
+            found = [self._rows.get(name, len(self._rows)) for name in question_types]
+        return torch.tensor(found, dtype=torch.long, device=self.counts.device)

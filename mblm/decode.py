@@ -24,11 +24,26 @@ from mblm.model.targets import chains
 
 @dataclass(frozen=True)
 class LaterState:
-    """A later stage inside its current sequence: its state, what the stage above adds, its last output."""
+    """A later stage inside its current sequence: its state, what the stage above adds, its last output.
+
+    owner (n,): which row of `conditioning` each row has; None where each has its own. Rows that continue one another
+    share theirs: a copy for each of 28 answers would take longer than reading their bytes.
+    """
 
     state: StageState
-    conditioning: Tensor  # (n, P_i, D_i)
+    conditioning: Tensor  # (m, P_i, D_i)
     output: Tensor  # (n, D_i)
+    owner: Tensor | None = None
+
+    def added(self, position: int) -> Float[Tensor, "n d"]:
+        """What the stage above adds at a position of the sequence."""
+        at = self.conditioning[:, position]
+        return at if self.owner is None else at[self.owner]
+
+    def select(self, width: int, parents: Tensor, rows: Tensor) -> LaterState:
+        """As `DecodeState.select`; rows: the old row of every new one."""
+        owner = rows if self.owner is None else self.owner[rows]
+        return LaterState(self.state.select(width, parents), self.conditioning, self.output[rows], owner)
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,7 @@ class DecodeState:
     def select(self, width: int, parents: Int[Tensor, " w"]) -> DecodeState:
         """Rows are groups of `width`; in each, new row i continues old row `parents[i]`. Nothing shared is copied."""
         rows = group_rows(self.completed.shape[0], width, parents)
-        later = tuple(
-            LaterState(item.state.select(width, parents), item.conditioning[rows], item.output[rows])
-            for item in self.later
-        )
+        later = tuple(item.select(width, parents, rows) for item in self.later)
         first = self.first.select(width, parents)
         return DecodeState(first, self.context[rows], self.completed[rows], self.longest, self.patch[rows], later)
 
@@ -122,9 +134,9 @@ def step(model: MBLM, state: DecodeState, ids: Int[Tensor, " n"]) -> tuple[Float
     k, lens = state.patch.shape[1], model.config.seq_lens
     local, last = later[-1], model.num_stages - 1
     slot = k % lens[-1]
-    x = model.embed(last, ids[:, None, None], start=slot)[:, 0] + local.conditioning[:, slot]
+    x = model.embed(last, ids[:, None, None], start=slot)[:, 0] + local.added(slot)
     y, local_state = incremental(model.stage_models[last]).step(x, local.state)
-    later[-1] = LaterState(local_state, local.conditioning, y)
+    later[-1] = replace(local, state=local_state, output=y)
     patch = torch.cat((state.patch, ids[:, None]), dim=1)
     return model.to_logits(y), replace(state, patch=patch, later=tuple(later))
 
@@ -249,8 +261,8 @@ def _descend(model: MBLM, state: DecodeState) -> list[LaterState]:
             position = (k % per_sequence) // per_position - 1
             now = later[stage - 1]
             x = model.embed(stage, state.patch[:, None, k - per_position :], start=position)[:, 0]
-            y, advanced = module.step(x + now.conditioning[:, position], now.state)
-            later[stage - 1] = LaterState(advanced, now.conditioning, y)
+            y, advanced = module.step(x + now.added(position), now.state)
+            later[stage - 1] = replace(now, state=advanced, output=y)
         context = later[stage - 1].output
     return later
 

@@ -23,12 +23,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vqa_bench.runs": ("vqa_bench.config", "vqa_bench.errors", "vqa_bench.launch", "vqa_bench.models"),
     "vqa_bench.models": ("mblm", "baselines", "vqa_bench.config", "vqa_bench.data", "vqa_bench.errors"),
     "vqa_bench.scoring": (
-        "vqa_bench.models",
-        "vqa_bench.data",
-        "vqa_bench.errors",
-        "vqa_bench.launch",
-        "vqa_bench.progress",
-        "vqa_bench.runs",
+        *("vqa_bench.config", "vqa_bench.data", "vqa_bench.errors", "vqa_bench.estimate", "vqa_bench.launch"),
+        *("vqa_bench.models", "vqa_bench.progress", "vqa_bench.runs"),
     ),
     "vqa_bench.launch": ("vqa_bench.config", "vqa_bench.errors"),
     "vqa_bench.train": tuple(
@@ -47,6 +43,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             *("config", "data", "errors", "estimate", "launch", "models", "plugins", "progress", "runs"),
             *("scoring", "train"),
         )
+    ),
+    "vqa_bench.ask": tuple(f"vqa_bench.{part}" for part in ("config", "data", "errors", "models", "runs", "scoring")),
+    "vqa_bench.demo": tuple(f"vqa_bench.{part}" for part in ("ask", "data", "errors", "models", "scoring")),
+    "vqa_bench.verify": tuple(
+        f"vqa_bench.{part}"
+        for part in ("config", "data", "errors", "matrix", "models", "progress", "report", "runs", "scoring")
     ),
     "vqa_bench.doctor": ("mblm", "vqa_bench.data", "vqa_bench.runs"),
     "vqa_bench.cli": ("vqa_bench", "data_scripts"),

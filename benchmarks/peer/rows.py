@@ -11,7 +11,7 @@ from collections.abc import Callable
 from benchmarks.common import Row, Samples, alternate, growth, say, speedup
 from benchmarks.peer.match import Answer, Match, random_ids, seconds
 from benchmarks.peer.sizes import TARGETS, WEIGHTED
-from vqa_bench.data.sequences import candidates
+from vqa_bench.data.answers import CLEVR_ANSWERS
 
 
 def all_rows(match: Match) -> list[Row]:
@@ -98,7 +98,7 @@ def prefill(match: Match) -> Row:
 
 def scoring(match: Match) -> Row:
     """All answers scored behind one prefill, over that prefill alone: ours only."""
-    answers = [list(candidate) for candidate in candidates("text")]
+    answers = [list(candidate) for candidate in CLEVR_ANSWERS.ids("text")]
     ids = random_ids(match.sizes.scored_after)
     asked = alternate({"ours": lambda: match.ours.ask("score", ids=ids, candidates=answers)}, match.repeats)["ours"]
     match.ours.ask("trim")

@@ -41,10 +41,18 @@ def test_state_dict_carries_the_counts() -> None:
     assert torch.equal(restored(["count"]), model(["count"]))
 
 
+def test_a_type_that_was_not_named_gets_the_answers_of_all() -> None:
+    by_type, overall = Majority(3, ["exist", "count"]), Majority(3)
+    for model in (by_type, overall):
+        model.update(["exist", "count", "count"], torch.tensor([1, 2, 2]))
+    assert torch.equal(by_type(["colour"]), overall(["colour"]))
+    assert by_type(["colour", "exist"]).argmax(dim=1).tolist() == [2, 1]
+
+
 def test_errors_say_what_came() -> None:
     model = Majority(3, ["exist"])
     with pytest.raises(ValueError, match=r"among \['exist'\], got \['count'\]"):
-        model(["count", "exist"])
+        model.update(["count", "exist"], torch.tensor([0, 0]))
     with pytest.raises(ValueError, match="got 2 for 1"):
         model.update(["exist"], torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"classes 0\.\.2, got 0\.\.3"):

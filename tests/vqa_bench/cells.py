@@ -34,7 +34,7 @@ def make_cell(model: dict[str, Any] | str = "mblm", **changes: Any) -> CellConfi
     """A cell of the model given by its kind or its configuration."""
     config = BYTE_MODEL if model == "mblm" else {"kind": model} if isinstance(model, str) else model
     cell = {"name": "cell", "title": "A cell", "encoding": PIXELS, "model": config}
-    if config["kind"] != "majority":
+    if config["kind"] not in ("majority", "bow"):
         cell["train"] = TRAIN
     return parse(CellConfig, cell | changes, "test")
 

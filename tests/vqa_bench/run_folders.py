@@ -58,9 +58,11 @@ def table(run: Path) -> list[dict[str, str]]:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """result.json without what depends on how often the run was started."""
+    """result.json without what depends on how often the run was started, and with the shard by its name alone."""
     content: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
     training = content.get("training") or {}
+    if "shard" in content:
+        content["shard"]["path"] = Path(content["shard"]["path"]).name
     return content | {"training": {key: value for key, value in training.items() if key not in HISTORY}}
 
 

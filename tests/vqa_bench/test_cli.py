@@ -60,7 +60,7 @@ def test_a_matrix_ends_in_a_table_and_is_not_done_twice(
         assert text in first
     table = (tmp_path / "runs" / "table.csv").read_bytes()
     assert set(pd.read_csv(tmp_path / "runs" / "table.csv")["cell"].dropna()) == {"majority", "blind", "cnn", "bytes"}
-    with Image.open(tmp_path / "runs" / "accuracy.png") as picture:
+    with Image.open(tmp_path / "runs" / "figures/accuracy.png") as picture:
         assert picture.width > 500
     trained = (tmp_path / "runs" / "bytes" / "model.safetensors").stat().st_mtime_ns
     assert main(command) == 0

@@ -20,6 +20,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PAPER = CONFIGS / "clevr-paper.yaml"
 COUNTS = {  # cells, pretraining runs
     "clevr-paper": (67, 8),
+    "small": (6, 0),
+    "small-tune": (12, 0),
     "pg19-8k": (0, 8),
     "pg19-16k-32k": (0, 6),
     "pg19-98k": (0, 3),

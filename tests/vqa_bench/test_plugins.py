@@ -22,6 +22,7 @@ from vqa_bench.data.clevr import ClevrFolder
 from vqa_bench.data.custom import DATASETS, TEXTS, WHOLE, register_dataset, register_text
 from vqa_bench.data.encodings import KINDS, parse_spec
 from vqa_bench.errors import UserError
+from vqa_bench.models.custom import MODELS, Sizes
 from vqa_bench.plugins import load_plugins, loaded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_registry, "_blocks", list(block_registry._blocks))
     for name in ("_loaded", "_files"):
         monkeypatch.setattr(plugins, name, {})
-    for registry in (KINDS, DATASETS.makers, TEXTS.makers):
+    for registry in (KINDS, DATASETS.entries, TEXTS.entries, MODELS.entries):
         for key in list(registry):
             monkeypatch.setitem(registry, key, registry[key])
 
@@ -58,7 +59,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """Kinds and makers that were not there before."""
-    before = [(registry, set(registry)) for registry in (KINDS, DATASETS.makers, TEXTS.makers)]
+    before = [(registry, set(registry)) for registry in (KINDS, DATASETS.entries, TEXTS.entries, MODELS.entries)]
     yield
     for registry, names in before:
         for name in set(registry) - names:
@@ -226,6 +227,9 @@ def test_the_example_of_the_readme_registers_what_it_says(tmp_path: Path) -> Non
         "yellow",
         "blue",
     ]
+    net = MODELS.expect("glance")({"width": 4}, Sizes(words=5, answers=28, image=(6, 8)))
+    logits = net(torch.rand(2, 3, 6, 8), torch.randint(5, (2, 3, 7)), torch.full((2, 3), 7))
+    assert logits.shape == (2, 3, 28)
     stage = block_registry.parse({"block_type": "convolution", "kernel": 3}).to_model(8, 2)
     x = torch.randn(2, 9, 8)
     changed = x.clone()
@@ -243,8 +247,9 @@ def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "runs" / "sheets" / "convolution"
-    result = json.loads((run / "result.json").read_text())
-    assert result["metrics"]["overall"]["accuracy"] > 0.9  # four colours, told apart by their brightness
+    for name in ("glance", "convolution"):
+        run = tmp_path / "runs" / "sheets" / name
+        result = json.loads((run / "result.json").read_text())
+        assert result["metrics"]["overall"]["accuracy"] > 0.9  # four colours, told apart by their brightness
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["plugins"] == {"my.py": hashlib.sha256(plugin.read_bytes()).hexdigest()}

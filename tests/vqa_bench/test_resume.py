@@ -46,7 +46,7 @@ TRAPS = {
     "ending training": Trap(file=r"rename .*/cell/model\.safetensors$"),
     "having ended training": Trap(file=r"rename .*/cell/trained\.json$"),
     "letting go of the state": Trap(file=r"(remove|rmdir) .*checkpoints"),
-    "scoring": Trap(call="vqa_bench.scoring.evaluate:score", nth=2),
+    "scoring": Trap(call="vqa_bench.scoring.answering:score", nth=2),
     "writing predictions": Trap(file=r"rename .*/cell/predictions\.jsonl$"),
     "writing the result": Trap(file=r"rename .*/cell/result\.json$"),
     "saying that it is done": Trap(file=r"(open|rename) .*/cell/DONE$"),

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vqa_bench.cli import cells, finetune, raw, shards
+from vqa_bench.cli import ask, cells, compare, evaluate, features, finetune, raw, report, shards, verify
 from vqa_bench.errors import UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -64,14 +64,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     raw.add_data(commands.add_parser("data", help="get or make raw data"))
     shards.add_serialize(commands.add_parser("serialize", help="encode the images of a CLEVR folder into a shard"))
+    features.add_features(commands.add_parser("features", help="what a frozen network makes of a shard's pictures"))
     shards.add_inspect(commands.add_parser("inspect", help="show what a shard or a folder of books holds"))
     shards.add_doctor(commands.add_parser("doctor", help="check this machine: versions, devices, encodings"))
     cells.add_train(commands.add_parser("train", help="fill one cell of a matrix"))
     cells.add_pretrain(commands.add_parser("pretrain", help="train the runs on text that cells may begin from"))
     finetune.add_finetune(commands.add_parser("finetune", help="fill a cell that begins from trained weights"))
-    cells.add_evaluate(commands.add_parser("evaluate", help="answer a shard's questions with finished runs"))
+    evaluate.add_evaluate(commands.add_parser("evaluate", help="answer a shard's questions with finished runs"))
     cells.add_matrix(commands.add_parser("matrix", help="fill every cell of a matrix and print its table"))
-    cells.add_report(commands.add_parser("report", help="table and picture of the finished runs of a folder"))
+    compare.add_compare(
+        commands.add_parser("compare", help="test whether one finished run answers better than another")
+    )
+    verify.add_verify(commands.add_parser("verify", help="check that results still say what follows from their files"))
+    ask.add_ask(commands.add_parser("ask", help="ask a finished run about an image file"))
+    ask.add_demo(commands.add_parser("demo", help="a page on this machine to ask a finished run"))
+    report.add_report(commands.add_parser("report", help="tables, figures and a page of the finished runs of a folder"))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The commands of the benchmark matrix: train, pretrain, matrix, evaluate, report."""
+"""The commands of the benchmark matrix: train, pretrain, matrix."""
 
 from __future__ import annotations
 
@@ -71,23 +71,6 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add_workers(parser)
 
 
-def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """`evaluate RUN … --shard DIR`."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs")
-    parser.add_argument("--shard", type=Path, required=True, help="made by `serialize` with the runs' encoding")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--out", type=Path, required=True, help="results folder; each run gets a folder in it")
-    add_plugins(parser)
-    parser.set_defaults(run=_evaluate)
-
-
-def add_report(parser: argparse.ArgumentParser) -> None:
-    """`report RESULTS`."""
-    parser.add_argument("results", type=Path, help="a folder of run folders")
-    parser.add_argument("--out", type=Path, help="where table.md, table.csv and accuracy.png go (default: there)")
-    parser.set_defaults(run=_report)
-
-
 def _train(options: argparse.Namespace) -> int:
     from vqa_bench.config import load_matrix
 
@@ -111,6 +94,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 def _matrix(options: argparse.Namespace) -> int:
     from vqa_bench import launch
+    from vqa_bench.cli.report import print_report
     from vqa_bench.config import load_matrix
     from vqa_bench.runs import is_done
 
@@ -119,7 +103,7 @@ def _matrix(options: argparse.Namespace) -> int:
     results = _results(options, config)
     # Where nothing was finished there is nothing to show, and what went wrong has been said.
     if not options.dry_run and launch.is_main() and any(is_done(results / cell.name) for cell in config.cells):
-        _print_report(results, None)
+        print_report(results)
     return failed
 
 
@@ -178,52 +162,6 @@ def _invocation(options: argparse.Namespace) -> Invocation:
     command = (Path(sys.argv[0]).name, *sys.argv[1:])
     plugins = tuple(file.resolve() for file in options.plugins)
     return Invocation(resume=options.resume, command=command, plugins=plugins)
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from vqa_bench.data.shards import open_shard
-    from vqa_bench.progress import progress
-    from vqa_bench.runs import PROVENANCE, TRAINED, is_done, load_model, new_run, provenance, read_json, write_json
-    from vqa_bench.scoring.evaluate import check_encoding, evaluate
-
-    shard = open_shard(options.shard)
-    shard.split(options.split)
-    models = [load_model(run) for run in options.runs]
-    for model in models:
-        check_encoding(model, shard)
-    names = [model.cell.name for model in models]
-    if len(set(names)) < len(names):
-        raise UserError(
-            f"expected runs of different cells, got {', '.join(names)}; evaluate them into different folders"
-        )
-    for name in names:
-        if is_done(options.out / name):
-            raise UserError(
-                f"expected a new folder for the results, got {options.out / name}, which exists; choose another --out"
-            )
-    for run, model in zip(options.runs, models, strict=True):
-        out = options.out / model.cell.name
-        new_run(out)
-        write_json(out / PROVENANCE, provenance() | {"run": run.name})
-        with progress(f"{model.cell.name}: evaluate", "batches") as report:
-            training = read_json(run / TRAINED) if (run / TRAINED).is_file() else {}  # runs of old have none
-            evaluate(model, shard, out, split=options.split, training=training, report=report)
-    _print_report(options.out, None)
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    _print_report(options.results, options.out)
-    return 0
-
-
-def _print_report(results: Path, out: Path | None) -> None:
-    from vqa_bench.report import write_report
-
-    report = write_report(results, out, color=sys.stdout.isatty())
-    print(report.text)
-    tables = [report.markdown, report.csv, report.pretraining, report.figure]
-    print("  ".join(str(path) for path in tables if path is not None))
 
 
 def _print_bits(run: Path) -> None:

@@ -14,6 +14,8 @@ from vqa_bench.cli.arguments import add_plugins, add_workers, positive
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from vqa_bench.data.sequences import SequenceConfig
+
 
 def add_serialize(parser: argparse.ArgumentParser) -> None:
     """`serialize SOURCE --encoding SPEC --out DIR`."""
@@ -27,6 +29,9 @@ def add_serialize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev-seed", type=int, default=0)
     parser.add_argument("--allow-missing", action="store_true", help="leave out questions without an image file")
     parser.add_argument("--keep-unasked", action="store_true", help="keep images that no question asks about")
+    parser.add_argument(
+        "--answers", type=Path, metavar="FILE", help="the data's own candidates, one a line (default: CLEVR's 28)"
+    )
     add_plugins(parser)
     add_workers(parser)
     parser.set_defaults(run=_serialize)
@@ -39,7 +44,11 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="the sample's split (default: the first that has any)")
     parser.add_argument("--verify", action="store_true", help="hash every file again")
     parser.add_argument("--layout", choices=("iqa", "qia", "qiqa"), default="iqa", help="of the sequence shown")
-    parser.add_argument("--answer", choices=("letter", "text"), default="letter", help="how the answer is written")
+    parser.add_argument(
+        "--answer",
+        choices=("letter", "text"),
+        help="how the answer is written (default: letter, where that is possible)",
+    )
     parser.add_argument("--patch", type=positive, default=8, help="bytes in a patch of the first stage (default 8)")
     parser.add_argument("--width", type=partial(positive, most=1024), default=16, help="ids a line (default 16)")
     parser.add_argument("--full", action="store_true", help="show long parts whole")
@@ -57,11 +66,13 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _serialize(options: argparse.Namespace) -> int:
+    from vqa_bench.data.answers import CLEVR_ANSWERS, read_answers
     from vqa_bench.data.encodings import parse_spec
     from vqa_bench.data.serialize import serialize
     from vqa_bench.progress import progress
 
     spec = parse_spec(options.encoding)
+    answers = CLEVR_ANSWERS if options.answers is None else read_answers(options.answers)
     with progress(f"serialize {options.source.name} as {spec}", "images") as report:
         manifest = serialize(
             options.source,
@@ -73,6 +84,7 @@ def _serialize(options: argparse.Namespace) -> int:
             splits=options.splits,
             allow_missing=options.allow_missing,
             keep_unasked=options.keep_unasked,
+            answers=answers,
             progress=report,
         )
     for name, info in manifest.splits.items():
@@ -102,21 +114,30 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _shard_text(options: argparse.Namespace) -> Text:
     from vqa_bench.data.look import look_at_shard
-    from vqa_bench.data.sequences import SequenceConfig
     from vqa_bench.data.show import shard_text
 
-    config = SequenceConfig(layout=options.layout, answer=options.answer)
+    config = _sequence(options)
     return shard_text(look_at_shard(options.folder, config=config, patch=options.patch, verify=options.verify))
+
+
+def _sequence(options: argparse.Namespace) -> SequenceConfig:
+    """How the sequences that are shown are made."""
+    from vqa_bench.data.sequences import SequenceConfig
+    from vqa_bench.data.shards import open_shard
+
+    answer = options.answer
+    if answer is None:
+        answer = "letter" if open_shard(options.folder).answers.have_letters else "text"
+    return SequenceConfig(layout=options.layout, answer=answer)
 
 
 def _show_sample(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from vqa_bench.data.look import look_at_sample, save_picture
-    from vqa_bench.data.sequences import SequenceConfig
     from vqa_bench.data.show import sample_text
 
-    config = SequenceConfig(layout=options.layout, answer=options.answer)
+    config = _sequence(options)
     view = look_at_sample(options.folder, options.sample, split=options.split, config=config, patch=options.patch)
     columns = Console().width if sys.stdout.isatty() else None
     _print(sample_text(view, width=options.width, full=options.full, columns=columns))

@@ -21,6 +21,7 @@ from vqa_bench.config.data import CustomDataConfig, DataConfig, SynthConfig, Syn
 from vqa_bench.config.experiment import MatrixConfig, load_matrix
 from vqa_bench.config.model import (
     CNNLSTMConfig,
+    CustomModelConfig,
     CustomStageConfig,
     HierarchyConfig,
     LSTMConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "CellConfig",
     "CheckpointConfig",
     "CustomDataConfig",
+    "CustomModelConfig",
     "CustomStageConfig",
     "DataConfig",
     "DevConfig",

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vqa_bench.config.base import Strict, overlay
 from vqa_bench.config.data import TextDataConfig
-from vqa_bench.config.model import ModelConfig, PretrainedModelConfig
+from vqa_bench.config.model import BLIND, COUNTED, EITHER, ModelConfig, PretrainedModelConfig
 from vqa_bench.config.training import TextTrainConfig, TrainConfig
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.sequences import SequenceConfig
@@ -22,10 +22,10 @@ NAME = r"^[a-z0-9][a-z0-9._-]*$"
 class EvaluateConfig(Strict):
     """How the test set is scored.
 
-    images_per_batch: at most; their questions come along. shuffled: whether also with the images exchanged. bits: images
-    whose sequences' bits per byte are measured, part by part; None takes all. check_invariance: questions that are
-    scored again in other batches, where no log-probability may move by more than `tolerance` (nats). damage: images that
-    are shown with damaged bytes too.
+    images_per_batch: at most; their questions come along. shuffled: whether also with the images exchanged. bits:
+    images whose sequences' bits per byte are measured, part by part; None takes all. check_invariance: questions that
+    are scored again in other batches, where no log-probability may move by more than `tolerance` (nats). damage: images
+    that are shown with damaged bytes too.
     """
 
     images_per_batch: int = Field(default=50, ge=1)
@@ -97,15 +97,11 @@ class CellConfig(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> CellConfig:
-        sighted = self.model.kind in ("mblm", "cnn_lstm")
-        if sighted and self.encoding is None:
+        if self.model.kind not in BLIND | EITHER and self.encoding is None:
             raise ValueError(f"a model of kind {self.model.kind} sees images: expected an `encoding`")
-        if (self.train is None) != (self.model.kind == "majority"):
-            raise ValueError(
-                "expected no `train` for a majority model, and one for every other"
-                if self.train is not None
-                else f"expected `train` for a model of kind {self.model.kind}"
-            )
+        if (self.train is None) != (self.model.kind in COUNTED):
+            expected = "`train`" if self.train is None else "no `train`"
+            raise ValueError(f"expected {expected} for a model of kind {self.model.kind}")
         if (self.init == "pretrained") != (self.pretrained is not None):
             raise ValueError("init: pretrained: expected `pretrained` to say what to begin from")
         if self.init == "pretrained" and self.model.kind != "mblm":

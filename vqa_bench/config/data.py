@@ -26,17 +26,26 @@ class CustomDataConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Where the questions and pictures come from: the generator (`synth`), a CLEVR `folder`, or a plugin (`custom`)."""
+    """Where the questions and pictures come from: the generator (`synth`), a CLEVR `folder`, or a plugin (`custom`).
+
+    answers: a text file with the candidates, one a line, where a folder or a plugin has others than CLEVR's.
+    """
 
     synth: SynthConfig | None = None
     folder: Path | None = None
     custom: CustomDataConfig | None = None
+    answers: Path | None = None
     dev_fraction: float = Field(default=0.05, ge=0, lt=1)
     dev_seed: int = 0
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         _expect_one("synth", "folder", "custom", config=self)
+        if self.synth is not None and self.answers is not None:
+            raise ValueError(
+                f"expected `answers` for a folder or a plugin's data only, got {self.answers} for synth; leave it out, "
+                "as those of the generator are CLEVR's"
+            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -96,28 +97,104 @@ class MBLMEncoderConfig(HierarchyConfig):
         return self
 
 
-class _QuestionReaderConfig(Strict):
-    """An LSTM over words and an MLP: what the trained baselines have in common."""
+class FeaturesConfig(Strict):
+    """Features of the pictures, extracted beforehand by `vqa-bench features`, in place of a CNN of one's own.
+
+    kind: the network they are of: ResNet-101 up to its third residual stage. folder: where they are.
+    """
+
+    kind: Literal["resnet101"] = "resnet101"
+    folder: Path
+
+
+class PooledFeaturesConfig(FeaturesConfig):
+    """Features that are flattened: first a 1 x 1 convolution to `width` channels, then max-pooling `pool` x `pool`."""
+
+    width: int = Field(default=512, ge=1)
+    pool: int = Field(default=2, ge=1)
+
+
+class _WordsConfig(Strict):
+    """What the trained baselines have in common. embedding: of a word's vector."""
 
     embedding: int = Field(default=64, ge=1)
-    hidden: int = Field(default=128, ge=1)
-    layers: int = Field(default=1, ge=1)
-    mlp_hidden: int = Field(default=256, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class CNNLSTMConfig(_QuestionReaderConfig):
-    """The sighted baseline: a small CNN over the decoded picture, an LSTM over words, an MLP over both."""
+class _LSTMReaderConfig(_WordsConfig):
+    """An LSTM over words."""
 
-    kind: Literal["cnn_lstm"] = "cnn_lstm"
+    hidden: int = Field(default=128, ge=1)
+    layers: int = Field(default=1, ge=1)
+
+
+class _CNNConfig(_WordsConfig):
+    """A small CNN over the decoded picture, unless there are `features` of it."""
+
     channels: list[Positive] = Field(default=[32, 64, 64])
     strides: list[Positive] = Field(default=[1, 2, 2])
+    features: FeaturesConfig | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> _CNNConfig:
+        fields = type(self).model_fields
+        if self.features is not None and any(
+            getattr(self, name) != fields[name].default for name in ("channels", "strides")
+        ):
+            raise ValueError("expected no `channels` and `strides` of a CNN beside `features`, which take its place")
+        return self
 
 
-class LSTMConfig(_QuestionReaderConfig):
+class CNNLSTMConfig(_CNNConfig, _LSTMReaderConfig):
+    """A small CNN over the decoded picture (or features of it), an LSTM over words, an MLP over both."""
+
+    kind: Literal["cnn_lstm"] = "cnn_lstm"
+    mlp_hidden: int = Field(default=256, ge=1)
+    features: PooledFeaturesConfig | None = None
+
+
+class CNNBoWConfig(_CNNConfig):
+    """A small CNN over the decoded picture (or features of it), the mean of word vectors, an MLP over both."""
+
+    kind: Literal["cnn_bow"] = "cnn_bow"
+    mlp_hidden: int = Field(default=256, ge=1)
+    features: PooledFeaturesConfig | None = None
+
+    @property
+    def hidden(self) -> int:
+        """Of a question's vector, as where an LSTM gives it: here that of its words."""
+        return self.embedding
+
+
+class CNNLSTMSAConfig(_CNNConfig, _LSTMReaderConfig):
+    """Stacked attention: what the LSTM read looks at positions of the CNN's last map, or of the features.
+
+    attention_width: channels in which positions are compared with the question. looks: how often, one on the other.
+    mlp_hidden: of an MLP over what was seen; None for a linear layer.
+    """
+
+    kind: Literal["cnn_lstm_sa"] = "cnn_lstm_sa"
+    attention_width: int = Field(default=128, ge=1)
+    looks: int = Field(default=2, ge=1)
+    mlp_hidden: int | None = Field(default=None, ge=1)
+
+
+class LSTMConfig(_LSTMReaderConfig):
     """The question-only baseline: an LSTM over words and an MLP."""
 
     kind: Literal["lstm"] = "lstm"
+    mlp_hidden: int = Field(default=256, ge=1)
+
+
+class BoWConfig(Strict):
+    """Logistic regression on the counts of a question's words, which never sees the picture. Fitted, not trained.
+
+    inverse_penalty: scikit-learn's C; larger lets the weights grow. max_iterations: of its solver.
+    """
+
+    kind: Literal["bow"] = "bow"
+    inverse_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    max_iterations: int = Field(default=1000, ge=1)
 
 
 class MajorityConfig(Strict):
@@ -127,5 +204,35 @@ class MajorityConfig(Strict):
     per_type: bool = True
 
 
-ModelConfig = Annotated[MBLMConfig | CNNLSTMConfig | LSTMConfig | MajorityConfig, Field(discriminator="kind")]
+class CustomModelConfig(Strict):
+    """A model of a plugin's own: what it was registered as, and its own options; blind where the cell has no encoding.
+
+    name: as given to `vqa_bench.models.custom.register_model`.
+    """
+
+    kind: Literal["custom"] = "custom"
+    name: str
+    options: dict[str, Any] = Field(default={})
+
+
+BLIND = frozenset({"lstm", "bow", "majority"})
+"""The kinds of models that see no image."""
+
+EITHER = frozenset({"custom"})
+"""The kinds of models that see images where their cell has an encoding."""
+
+COUNTED = frozenset({"bow", "majority"})
+"""The kinds of models that are fitted at once, not trained by steps."""
+
+ModelConfig = Annotated[
+    MBLMConfig
+    | CNNLSTMConfig
+    | CNNBoWConfig
+    | CNNLSTMSAConfig
+    | LSTMConfig
+    | BoWConfig
+    | MajorityConfig
+    | CustomModelConfig,
+    Field(discriminator="kind"),
+]
 PretrainedModelConfig = Annotated[MBLMConfig | MBLMEncoderConfig, Field(discriminator="kind")]

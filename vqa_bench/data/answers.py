@@ -100,7 +100,9 @@ def read_answers(path: Path) -> Answers:
     try:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except OSError as error:
-        raise UserError(f"expected a file with one answer a line, got {path}: {error.strerror}; name another") from error
+        raise UserError(
+            f"expected a file with one answer a line, got {path}: {error.strerror}; name another"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"expected answers in UTF-8, got {path} with {error.reason} at byte {error.start}; save it as UTF-8"

@@ -3,7 +3,9 @@
     images/<split>/*       questions/CLEVR_<split>_questions.json   scenes/CLEVR_<split>_scenes.json (optional)
 
 Both dialects of the questions are understood: the release's, and its public generator's (node key `type`, cache key
-`_output`, answers as JSON booleans and integers). This file opens no image and knows nothing of encodings or shards.
+`_output`, answers as JSON booleans and integers). Other data sets have answers of their own, and questions without a
+program, whose type is what they say under `question_type`. This file opens no image and knows nothing of encodings or
+shards.
 """
 
 import json
@@ -13,11 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
 from vqa_bench.data.json_entries import json_entries
-from vqa_bench.data.vocab import ANSWERS, question_type
+from vqa_bench.data.vocab import PLAIN_TYPE, question_type
 from vqa_bench.errors import UserError
 
-_ANSWERS = frozenset(ANSWERS)
+SHOWN_ANSWERS = 30  # of those that are expected, in an error: all of CLEVR's
 
 
 class Question(NamedTuple):
@@ -25,10 +28,10 @@ class Question(NamedTuple):
 
     Attributes:
         image_filename: the image's name inside `images/<split>`.
-        answer: one of `vocab.ANSWERS`.
-        question_type: one of `vocab.QUESTION_TYPES`.
+        answer: one of the folder's candidates.
+        question_type: one of `vocab.QUESTION_TYPES`; without a program the file's own, or `vocab.PLAIN_TYPE`.
         family_index: the template the question was made from, if the file says so.
-        program: compact JSON, a list of nodes {"function", "inputs", "value_inputs"}.
+        program: compact JSON, a list of nodes {"function", "inputs", "value_inputs"}; empty if there is none.
     """
 
     question_index: int
@@ -54,6 +57,7 @@ class ClevrFolder:
 
     Attributes:
         root: the folder.
+        answers: the candidates of its questions.
         splits: the sorted names of the splits that have a questions file.
         image_splits: the sorted names of the splits that have a folder of images.
 
@@ -61,8 +65,8 @@ class ClevrFolder:
         UserError: on construction, if the folder has no `images`; or no questions file, unless `images_only`.
     """
 
-    def __init__(self, root: Path, *, images_only: bool = False) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, images_only: bool = False, answers: Answers = CLEVR_ANSWERS) -> None:
+        self.root, self.answers = root, answers
         files = sorted((root / "questions").glob("CLEVR_*_questions.json"))
         self.splits = tuple(file.name.removeprefix("CLEVR_").removesuffix("_questions.json") for file in files)
         if not (root / "images").is_dir() or not (self.splits or images_only):
@@ -103,12 +107,13 @@ class ClevrFolder:
         """The questions of a split, one by one, in the order of the file.
 
         Raises:
-            UserError: no such file, invalid JSON, a missing field, an unknown answer or question function.
+            UserError: no such file, invalid JSON, a missing field, an answer that is none of `answers`, an unknown
+                question function.
         """
         path = self.questions_path(split)
         for number, entry in enumerate(json_entries(path, "questions")):
             try:
-                yield _question(entry)
+                yield _question(entry, self.answers)
             except UserError as error:
                 raise UserError(f"{path}: question number {number}: {error}") from error
 
@@ -130,13 +135,13 @@ class ClevrFolder:
                 raise UserError(f"{path}: scene number {number}: {error}") from error
 
 
-def parse_questions(entries: str) -> list[tuple[Any, ...]]:
+def parse_questions(entries: str, answers: Answers) -> list[tuple[Any, ...]]:
     """The columns of `Question` for entries of a questions file given as JSON with commas between; runs in any process.
 
     Raises:
         UserError, ValueError: something is wrong. `ClevrFolder.questions` says what, and where in the file.
     """
-    return list(zip(*map(_question, json.loads(f"[{entries}]")), strict=True))
+    return list(zip(*(_question(entry, answers) for entry in json.loads(f"[{entries}]")), strict=True))
 
 
 def is_image(file_name: str) -> bool:
@@ -171,9 +176,9 @@ def _check_text(name: str, text: str) -> None:
         raise UserError(f"expected a field '{name}' of whole characters, got {text!r:.60}: {error.reason}") from error
 
 
-def _question(entry: Any) -> Question:
-    nodes = _field(entry, "program", list)
-    program = _program(nodes)
+def _question(entry: Any, answers: Answers) -> Question:
+    nodes = _nodes(entry)
+    program = "[]" if nodes is None else _program(nodes)
     image_filename = _field(entry, "image_filename", str)
     if "/" in image_filename or "\\" in image_filename:
         raise UserError(f"expected the name of an image file, got '{image_filename}'")
@@ -183,11 +188,30 @@ def _question(entry: Any) -> Question:
         image_index=_field(entry, "image_index", int),
         image_filename=image_filename,
         question=_field(entry, "question", str),
-        answer=_answer(entry),
-        question_type=question_type(nodes),
+        answer=_answer(entry, answers),
+        question_type=_own_type(entry) if nodes is None else question_type(nodes),
         family_index=family_index if family_index is None else _field(entry, "question_family_index", int),
         program=program,
     )
+
+
+def _nodes(entry: Any) -> list[Any] | None:
+    """The program; None where there is none: no field, null, or an empty list beside a type of the file's own."""
+    if isinstance(entry, dict):
+        program = entry.get("program")
+        if program is None or (program == [] and "question_type" in entry):
+            return None
+    return _field(entry, "program", list)
+
+
+def _own_type(entry: Mapping[str, Any]) -> str:
+    """The type that a question without a program says it has."""
+    if entry.get("question_type") is None:
+        return PLAIN_TYPE
+    name = _field(entry, "question_type", str)
+    if not name.strip() or not name.isprintable():
+        raise UserError(f"expected a question_type of one line of text, got {name!r:.60}; name it or leave it out")
+    return name
 
 
 def _program(nodes: list[Any]) -> str:
@@ -220,13 +244,16 @@ def _node(function: str, inputs: int, *literals: int | str) -> str:
     return json.dumps({"function": function, "inputs": indices, "value_inputs": values}, separators=(",", ":"))
 
 
-def _answer(entry: Mapping[str, Any]) -> str:
+def _answer(entry: Mapping[str, Any], answers: Answers) -> str:
     """The answer as the release spells it; the generator writes booleans and integers."""
     answer = entry.get("answer")
     if answer is None:
         raise UserError("expected an answer, got none (CLEVR's own test split has no answers: use val)")
-    if isinstance(answer, bool):
-        return "yes" if answer else "no"
-    if str(answer) not in _ANSWERS:
-        raise UserError(f"expected one of the {len(ANSWERS)} answers {', '.join(ANSWERS)}, got {answer!r}")
-    return str(answer)
+    name = ("yes" if answer else "no") if isinstance(answer, bool) else str(answer)
+    if name not in answers.index:
+        shown = ", ".join(answers.names[:SHOWN_ANSWERS]) + (", …" if len(answers) > SHOWN_ANSWERS else "")
+        raise UserError(
+            f"expected one of the {len(answers)} answers {shown}, got {answer!r}; list all answers of the data set in "
+            "a file (serialize --answers FILE, or answers under a configuration's data)"
+        )
+    return name

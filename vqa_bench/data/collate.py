@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqa_bench.data.loading import Group
 from vqa_bench.data.questions import questions_of
-from vqa_bench.data.sequences import Sequencer
+from vqa_bench.data.sequences import PartWeights, Sequencer
 from vqa_bench.data.shards import SplitReader
 from vqa_bench.data.vocab import END_PART, PAD
 
@@ -70,13 +70,16 @@ def places(split: SplitReader, groups: Sequence[Group]) -> dict[str, Tensor]:
 
 
 class ByteCollate:
-    """Batches of byte sequences. Light to pickle: it holds no weights, and of a split only where its files are."""
+    """Batches of byte sequences. Light to pickle: it holds no weights, and of a split only where its files are.
+
+    The answers in them are the split's, whatever candidates the sequencer was made for.
+    """
 
     def __init__(self, sequencer: Sequencer) -> None:
         self.sequencer = sequencer
 
     def __call__(self, split: SplitReader, groups: Sequence[Group]) -> ByteBatch:
-        found, sequencer = places(split, groups), self.sequencer
+        found, sequencer = places(split, groups), self.sequencer.answering(split.answers)
         images = sequencer.images([split.image_bytes(group.image) for group in groups])
         present = found["present"].numpy()
         at = np.flatnonzero(present)
@@ -95,9 +98,13 @@ class ByteCollate:
         )
 
 
-def suffix_weights(batch: ByteBatch, sequencer: Sequencer) -> Tensor:
-    """The loss weight of every id of the suffixes, (B, K, M) float32: `Sequencer.weights` of each part."""
-    weights, copies = sequencer.config.weights, sequencer.parts.count("question")
+def suffix_weights(batch: ByteBatch, sequencer: Sequencer, weights: PartWeights | None = None) -> Tensor:
+    """The loss weight of every id of the suffixes, (B, K, M) float32: `Sequencer.weights` of each part.
+
+    weights: of the parts; None for the sequencer's own.
+    """
+    weights = sequencer.config.weights if weights is None else weights
+    copies = sequencer.parts.count("question")
     positions = torch.arange(batch.suffixes.shape[2], device=batch.suffixes.device)
     answers = (batch.answer_patches * sequencer.patch_size)[..., None]
     weight = torch.where(positions >= answers, weights.answer, weights.question)
@@ -108,9 +115,10 @@ def suffix_weights(batch: ByteBatch, sequencer: Sequencer) -> Tensor:
     return weight * _is_weighted(batch.suffixes)
 
 
-def prefix_weights(batch: ByteBatch, sequencer: Sequencer) -> Tensor:
-    """The loss weight of every id of the prefix in each of its sequences, (B, K, L) float32."""
-    weight = sequencer.config.weights.image * _is_weighted(batch.prefix).float()
+def prefix_weights(batch: ByteBatch, sequencer: Sequencer, weights: PartWeights | None = None) -> Tensor:
+    """The loss weight of every id of the prefix in each of its sequences, (B, K, L) float32; weights: as above."""
+    image = (sequencer.config.weights if weights is None else weights).image
+    weight = image * _is_weighted(batch.prefix).float()
     return weight[:, None] * batch.present[..., None]
 
 

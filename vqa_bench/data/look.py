@@ -16,9 +16,9 @@ from PIL import Image
 from vqa_bench.data.encodings import codec_versions, parse_spec
 from vqa_bench.data.manifest import ByteLengths, Manifest
 from vqa_bench.data.questions import questions_of
-from vqa_bench.data.sequences import Part, Sample, SequenceConfig, Sequencer, answer_bytes
+from vqa_bench.data.sequences import Part, Sample, SequenceConfig, Sequencer
 from vqa_bench.data.shards import Shard, open_shard
-from vqa_bench.data.vocab import GROUP_OF_TYPE, START_IMAGE, START_TEXT
+from vqa_bench.data.vocab import START_IMAGE, START_TEXT, group_of
 from vqa_bench.errors import UserError
 
 DEFAULT_SEQUENCE = SequenceConfig()
@@ -52,7 +52,7 @@ class SampleView:
     """One question of a split with its picture (decoded from the shard's bytes) and its sequence.
 
     question, image: the rows of the tables as dictionaries, the image's without its bytes. image_bytes: how many those
-    are. written: the answer as the sequence has it. program: its steps, one a line.
+    are. written: the answer as the sequence has it. program: its steps, one a line; empty if it has none.
     """
 
     split: str
@@ -151,8 +151,8 @@ def look_at_sample(
         question=question,
         image=reader.images.select(columns).slice(question["image"], 1).to_pylist()[0],
         image_bytes=len(data),
-        group=GROUP_OF_TYPE[question["question_type"]],
-        written=answer_bytes(question["answer"], config.answer).decode(),
+        group=group_of(question["question_type"]),
+        written=shard.answers.written(question["answer"], config.answer).decode(),
         program=program_lines(reader.program(row)),
         picture=parse_spec(shard.manifest.spec).decode(data.tobytes()),
         config=config,
@@ -207,7 +207,7 @@ def _sequencer(shard: Shard, config: SequenceConfig, patch: int) -> Sequencer:
     if patch < 1:
         raise UserError(f"expected a patch of at least 1 byte, got {patch}")
     longest = max(info.image_bytes.max for info in shard.manifest.splits.values())
-    return Sequencer(config, patch, _UNLIMITED, longest)
+    return Sequencer(config, patch, _UNLIMITED, longest, answers=shard.answers)
 
 
 def _asked_split(shard: Shard) -> str:

@@ -1,17 +1,28 @@
 """The manifest of a shard: what it was made from, what it holds, and the hash of every file.
 
-No timestamps and no absolute paths, so that the same input gives the same manifest. Knows nothing of Arrow or images.
+No timestamps and no absolute paths, so that the same input gives the same manifest. CLEVR's own answers are not written
+down: they are what a shard has that names none. Knows nothing of Arrow or images.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
 from vqa_bench.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -98,6 +109,7 @@ class Manifest(Record):
         codecs: versions of the libraries that wrote the image bytes.
         splits: by the shard's names: `train`, `dev`, `test`, `test_b`, `unlabelled`, `unlabelled_b`.
         files: every other file, by its path inside the shard.
+        answers: the candidates in their order; None for CLEVR's.
     """
 
     format: Literal["vqa-bench shard"] = "vqa-bench shard"
@@ -108,6 +120,20 @@ class Manifest(Record):
     codecs: dict[str, str]
     splits: dict[str, SplitInfo] = Field(min_length=1)
     files: dict[str, FileInfo]
+    answers: list[str] | None = None
+
+    @field_validator("answers")
+    @classmethod
+    def _are_candidates(cls, names: list[str] | None) -> list[str] | None:
+        try:
+            return names if names is None else list(Answers(tuple(names)).names)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    @model_serializer(mode="wrap")
+    def _without_clevrs(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A shard with CLEVR's answers says nothing of them, as did shards before there were others."""
+        return {name: value for name, value in dump(self).items() if name != "answers" or value is not None}
 
     @model_validator(mode="after")
     def _has_all_tables(self) -> "Manifest":
@@ -156,11 +182,13 @@ def write_manifest(
     dev: DevInfo | None,
     codecs: dict[str, str],
     splits: dict[str, SplitInfo],
+    answers: Answers = CLEVR_ANSWERS,
 ) -> Manifest:
     """Hashes all files of a shard's folder and writes its manifest, the last file of a shard."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): file_info(path) for path in paths}
-    manifest = Manifest(spec=spec, source=source, dev=dev, codecs=codecs, splits=splits, files=files)
+    names = None if answers == CLEVR_ANSWERS else list(answers.names)
+    manifest = Manifest(spec=spec, source=source, dev=dev, codecs=codecs, splits=splits, files=files, answers=names)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 

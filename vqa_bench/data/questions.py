@@ -1,6 +1,6 @@
 """The questions of a split as arrays: where each one's bytes lie, and which answer it has.
 
-No Python object a question: 13 bytes each, beside the table's own memory-mapped text. What reads many of them at once
+No Python object a question: 16 bytes each, beside the table's own memory-mapped text. What reads many of them at once
 uses this; the lists of `SplitReader` are for looking at single ones. Knows neither ids nor torch.
 """
 
@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vqa_bench.data.answers import Answers
 from vqa_bench.data.shards import SplitReader
-from vqa_bench.data.vocab import ANSWERS
 from vqa_bench.errors import UserError
 
 
@@ -20,7 +20,7 @@ class Questions(NamedTuple):
     """n questions: the i-th is `text[begin[i] : begin[i] + lengths[i]]`.
 
     text: (bytes,) uint8, read-only memory in which the texts lie, with other things between them. begin: (n,) int64.
-    lengths: (n,) int32, in bytes. answers: (n,) int8, each right answer as its place in `vocab.ANSWERS`.
+    lengths: (n,) int32, in bytes. answers: (n,) int32, each right answer as its place in the split's `answers`.
     """
 
     text: np.ndarray
@@ -40,11 +40,11 @@ def questions_of(split: SplitReader) -> Questions:
     """The questions of a split, row by row, made once for as long as its reader lives.
 
     Raises:
-        UserError: an answer that is not among `vocab.ANSWERS`.
+        UserError: an answer that is not among the split's `answers`.
     """
     made = _MADE.get(split)
     if made is None:
-        answers = _answers(split.questions.column("answer"))
+        answers = _places(split.questions.column("answer"), split.answers)
         made = _MADE[split] = Questions(*_strings(split.questions.column("question")), answers)
     return made
 
@@ -69,10 +69,10 @@ def _strings(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return text, np.concatenate(begin), np.concatenate(lengths)
 
 
-def _answers(column: pa.ChunkedArray) -> np.ndarray:
-    """(questions,) int8; UserError for an answer that is none of `ANSWERS`."""
-    places = pc.index_in(column, value_set=pa.array(ANSWERS))
+def _places(column: pa.ChunkedArray, answers: Answers) -> np.ndarray:
+    """(questions,) int32; UserError for an answer that is none of `answers`."""
+    places = pc.index_in(column, value_set=pa.array(answers.names))
     if places.null_count:
         unknown = column.filter(pc.is_null(places))[0].as_py()
-        raise UserError(f"expected one of CLEVR's {len(ANSWERS)} answers, got {unknown!r}; serialize again")
-    return places.cast(pa.int8()).to_numpy()
+        raise UserError(f"expected one of the shard's {len(answers)} answers, got {unknown!r}; serialize again")
+    return places.to_numpy()

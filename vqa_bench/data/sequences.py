@@ -12,13 +12,15 @@ suffix.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
 from vqa_bench.data.questions import Questions
-from vqa_bench.data.vocab import ANSWERS, END_PART, LETTERS, PAD, START_IMAGE, START_TEXT
+from vqa_bench.data.vocab import END_PART, PAD, START_IMAGE, START_TEXT
 from vqa_bench.errors import UserError
 
 Part = Literal["question", "image", "answer"]
@@ -80,23 +82,21 @@ class Sample(NamedTuple):
     answer_start: int
 
 
-def answer_bytes(answer: str, form: str) -> bytes:
-    """The bytes an answer is written with: its text, or its one letter."""
-    return (LETTERS[answer] if form == "letter" else answer).encode("ascii")
-
-
-def candidates(form: str) -> list[tuple[int, ...]]:
-    """Every candidate's ids after the answer's start id, the end id included, in the order of `ANSWERS`."""
-    return [(*answer_bytes(answer, form), END_PART) for answer in ANSWERS]
-
-
 class Sequencer:
-    """Builds sequences for one model's patch size and context.
+    """Builds sequences for one model's patch size and context; `answers` are the candidates that questions have.
 
     Raises UserError where a question, an image or the whole sequence does not fit.
     """
 
-    def __init__(self, config: SequenceConfig, patch_size: int, context: int, image_bytes: int) -> None:
+    def __init__(
+        self,
+        config: SequenceConfig,
+        patch_size: int,
+        context: int,
+        image_bytes: int,
+        *,
+        answers: Answers = CLEVR_ANSWERS,
+    ) -> None:
         self.config, self.patch_size, self.context = config, patch_size, context
         self.parts = PARTS_OF[config.layout]
         self.shares_prefix = self.parts[0] == "image"
@@ -104,21 +104,38 @@ class Sequencer:
         self._lead = patch_size if config.align else 1  # ids before the image's first byte
         self.image_length = self._padded(self._lead + room + 1)
         self._image_room = room
-        answers = [self.text(answer_bytes(answer, config.answer)) for answer in ANSWERS]
-        self._answer_lengths = np.array([len(ids) for ids in answers])
-        self._answers = np.full((len(answers), self._answer_lengths.max()), PAD, BATCH_TYPE)
-        for row, ids in zip(self._answers, answers, strict=True):
-            row[: len(ids)] = ids
-        questions = self.parts.count("question") * self._padded(MAX_QUESTION_BYTES + 2)
-        answer = self._answers.shape[1]
+        self._write_down(answers)
+        self.check(MAX_QUESTION_BYTES)
+
+    def answering(self, answers: Answers) -> "Sequencer":
+        """This one for questions with other candidates."""
+        if answers == self.answers:
+            return self
+        other = copy(self)
+        other._write_down(answers)
+        return other
+
+    def check(self, question_bytes: int) -> None:
+        """Raises UserError unless a question of so many bytes fits, whatever its image and its answer are."""
+        questions = self.parts.count("question") * self._padded(question_bytes + 2)
+        answer = self._answer_ids.shape[1]
         longest = self.image_length + questions + answer
-        if longest > context:
+        if longest > self.context:
             raise UserError(
-                f"expected a sequence of at most {context} bytes (the model's context), got {longest}: "
-                f"{self.image_length} for an image of {room} bytes, {questions} for a question of "
-                f"{MAX_QUESTION_BYTES} bytes in layout {config.layout}, {answer} for the answer; make the image "
+                f"expected a sequence of at most {self.context} bytes (the model's context), got {longest}: "
+                f"{self.image_length} for an image of {self._image_room} bytes, {questions} for a question of "
+                f"{question_bytes} bytes in layout {self.config.layout}, {answer} for the answer; make the image "
                 "smaller or the model's seq_lens longer"
             )
+
+    def _write_down(self, answers: Answers) -> None:
+        """Keep the parts of all answers: (A, ids of the longest), filled up with padding."""
+        self.answers = answers
+        parts = [self.text(answers.written(name, self.config.answer)) for name in answers.names]
+        self._answer_lengths = np.array([len(ids) for ids in parts])
+        self._answer_ids = np.full((len(parts), self._answer_lengths.max()), PAD, BATCH_TYPE)
+        for row, ids in zip(self._answer_ids, parts, strict=True):
+            row[: len(ids)] = ids
 
     def image(self, data: bytes | np.ndarray) -> np.ndarray:
         """The image part, always `image_length` ids."""
@@ -145,7 +162,7 @@ class Sequencer:
         """
         make: dict[str, Callable[[], np.ndarray]] = {
             "question": lambda: self.text(text.encode()),
-            "answer": lambda: self.text(answer_bytes(answer, self.config.answer)),
+            "answer": lambda: self.text(self.answers.written(answer, self.config.answer)),
             "image": lambda: self._given(image),
         }
         names = self.parts[1:] if self.shares_prefix else self.parts
@@ -231,9 +248,9 @@ class Sequencer:
         return parts
 
     def _write_answers(self, flat: np.ndarray, begin: np.ndarray, answers: np.ndarray) -> None:
-        columns = np.arange(self._answers.shape[1])
+        columns = np.arange(self._answer_ids.shape[1])
         real = columns < self._answer_lengths[answers][:, None]  # rows end with their answer
-        flat[(begin[:, None] + columns)[real]] = self._answers[answers][real]
+        flat[(begin[:, None] + columns)[real]] = self._answer_ids[answers][real]
 
     def _check_image(self, length: int) -> None:
         if length > self._image_room:

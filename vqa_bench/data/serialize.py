@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
 from vqa_bench.data.clevr import ClevrFolder
 from vqa_bench.data.encodings import codec_versions
 from vqa_bench.data.folders import new_folder
@@ -47,6 +48,7 @@ def serialize(
     splits: Sequence[str] | None = None,
     allow_missing: bool = False,
     keep_unasked: bool = False,
+    answers: Answers = CLEVR_ANSWERS,
     progress: Progress | None = None,
 ) -> Manifest:
     """Writes a shard of a CLEVR folder. It appears at `out` when it is complete, or not at all.
@@ -65,6 +67,7 @@ def serialize(
         allow_missing: leave out questions whose image file is missing, and count them, instead of raising.
         keep_unasked: write images that no question asks about too, and with them splits that have images alone: as
             `unlabelled` CLEVR's own test split, which has no answers.
+        answers: the candidates, which every question's answer must be one of.
         progress: told about each image.
 
     Returns:
@@ -72,13 +75,14 @@ def serialize(
 
     Raises:
         UserError: `out` exists; no CLEVR folder; a split it does not have; a question without an image (unless
-            `allow_missing`); an invalid question; an image file that is not whole.
+            `allow_missing`); an invalid question, or one with an answer that is no candidate; an image file that is
+            not whole.
     """
     if workers < 1:
         raise UserError(f"expected at least 1 worker, got {workers}")
     if not 0 <= dev_fraction < 1:
         raise UserError(f"expected a dev fraction in [0, 1), got {dev_fraction}")
-    clevr = ClevrFolder(source, images_only=keep_unasked)
+    clevr = ClevrFolder(source, images_only=keep_unasked, answers=answers)
     choices = choose_splits(
         clevr.splits, clevr.image_splits, wanted=splits, dev=dev_fraction > 0, keep_unasked=keep_unasked
     )
@@ -101,6 +105,7 @@ def serialize(
             dev=DevInfo(fraction=dev_fraction, seed=dev_seed) if dev else None,
             codecs=codec_versions(),
             splits=infos,
+            answers=answers,
         )
 
 

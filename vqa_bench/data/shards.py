@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
 from vqa_bench.data.manifest import Manifest, file_info, read_manifest
 from vqa_bench.errors import UserError
 
@@ -148,6 +149,12 @@ class Shard:
         self.path = path
         self.manifest = manifest
 
+    @cached_property
+    def answers(self) -> Answers:
+        """The candidates of all its questions."""
+        names = self.manifest.answers
+        return CLEVR_ANSWERS if names is None else Answers(tuple(names))
+
     def split(self, name: str) -> "SplitReader":
         """The reader of a split.
 
@@ -156,7 +163,7 @@ class Shard:
         """
         if name not in self.manifest.splits:
             raise UserError(f"expected a split of {self.path} ({', '.join(self.manifest.splits)}), got '{name}'")
-        reader, info = SplitReader(self.path / name), self.manifest.splits[name]
+        reader, info = SplitReader(self.path / name, self.answers), self.manifest.splits[name]
         got = (reader.images.num_rows, reader.questions.num_rows)
         if got != (info.images, info.questions):
             raise UserError(
@@ -185,16 +192,19 @@ class SplitReader:
     Attributes:
         images: Arrow table, a row an image; its columns are those of `ImageRow`.
         questions: Arrow table, a row a question; its columns are those of `QuestionRow`.
+        answers: the candidates of the questions.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    answers: Answers = CLEVR_ANSWERS
+
+    def __init__(self, folder: Path, answers: Answers = CLEVR_ANSWERS) -> None:
+        self._folder, self.answers = folder, answers
         self._file, self.images = _map_table(folder / "images.arrow")
         _, self.questions = _map_table(folder / "questions.arrow")
         self._begin, self._end = _byte_ranges(self._file, self.images.column("bytes"))
 
-    def __reduce__(self) -> tuple[type["SplitReader"], tuple[Path]]:
-        return SplitReader, (self._folder,)
+    def __reduce__(self) -> tuple[type["SplitReader"], tuple[Path, Answers]]:
+        return SplitReader, (self._folder, self.answers)
 
     def __len__(self) -> int:
         return len(self._begin)
@@ -230,7 +240,7 @@ class SplitReader:
 
     @cached_property
     def question_type(self) -> list[str]:
-        """The type of each question, one of `vocab.QUESTION_TYPES`."""
+        """The type of each question: one of `vocab.QUESTION_TYPES`, or in another data set a text of its own."""
         return self.questions.column("question_type").to_pylist()
 
     @cached_property
@@ -251,7 +261,7 @@ class SplitReader:
         return np.split(order, np.cumsum(counts)[:-1]) if len(self) else []
 
     def program(self, row: int) -> list[dict[str, Any]]:
-        """The program of a question: nodes with `function`, `inputs` and `value_inputs`."""
+        """The program of a question: nodes with `function`, `inputs` and `value_inputs`; empty if it has none."""
         return json.loads(self.questions.column("program")[row].as_py())
 
 

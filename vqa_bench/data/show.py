@@ -12,6 +12,7 @@ from rich.style import Style
 from rich.text import Text
 from tabulate import tabulate
 
+from vqa_bench.data.answers import CLEVR_ANSWERS
 from vqa_bench.data.look import Gap, IdRow, SampleView, ShardView, sequence_rows
 from vqa_bench.data.manifest import ByteLengths
 from vqa_bench.data.vocab import END_PART, PAD, START_IMAGE, START_TEXT
@@ -19,6 +20,7 @@ from vqa_bench.data.vocab import END_PART, PAD, START_IMAGE, START_TEXT
 MARKS = {PAD: "··", START_TEXT: "T>", START_IMAGE: "I>", END_PART: "<<"}
 LEGEND = "T> I> begin a text or an image, << ends a part, ·· is padding; * has a loss weight"
 PART_STYLES = {"question": "cyan", "image": "green", "answer": "bold magenta"}
+FIRST_ANSWERS = 8  # of a data set's own, named beside their number
 UPPER_HALF = "▀"
 HEADING = "bold"
 
@@ -35,6 +37,7 @@ def shard_text(view: ShardView) -> Text:
             ("encoding", manifest.spec),
             ("source", manifest.source.name),
             ("fingerprint", manifest.source.fingerprint),
+            ("answers", _answers(manifest.answers)),
             ("dev split", "none" if dev is None else f"{dev.fraction:g} of the training images, seed {dev.seed}"),
             ("files", f"{view.files} with {view.total_bytes:,} bytes ({state})"),
         ],
@@ -88,7 +91,7 @@ def sample_text(view: SampleView, *, width: int = 16, full: bool = False, column
         text.append("\n")
         text.append_text(picture_text(picture, columns))
     append_heading(text, "\nProgram")
-    text.append("".join(f"  {line}\n" for line in view.program))
+    text.append("".join(f"  {line}\n" for line in view.program or ["none"]))
     append_heading(text, "\nSequence")
     weights = view.config.weights
     length = len(view.sample.prefix) + len(view.sample.suffix)
@@ -163,6 +166,13 @@ def append_table(text: Text, columns: Sequence[str], rows: Sequence[Sequence[str
 
 def _lengths(name: str, lengths: ByteLengths) -> list[str]:
     return [name, *map(_count, (lengths.min, lengths.median, lengths.p95, lengths.max))]
+
+
+def _answers(names: Sequence[str] | None) -> str:
+    """How many candidates, and the first of them; None for CLEVR's."""
+    if names is None:
+        return f"CLEVR's {len(CLEVR_ANSWERS)}"
+    return f"{_count(len(names))}: {', '.join(names[:FIRST_ANSWERS])}{', …' if len(names) > FIRST_ANSWERS else ''}"
 
 
 def _count(number: int) -> str:

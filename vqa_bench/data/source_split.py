@@ -139,7 +139,7 @@ def _questions(folder: ClevrFolder, split: str, pool: ImagePool) -> Iterator[Que
     """The questions of a split in the order of the file, decoded and checked by the pool's processes."""
     done = 0
     if pool.workers > 1:
-        runs = ((run,) for run in json_runs(folder.questions_path(split), "questions"))
+        runs = ((run, folder.answers) for run in json_runs(folder.questions_path(split), "questions"))
         try:
             for columns in pool.in_order(parse_questions, runs):
                 for question in map(Question, *columns):

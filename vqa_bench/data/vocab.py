@@ -54,6 +54,12 @@ GROUP_OF_TYPE: dict[str, str] = {
 
 QUESTION_TYPES: tuple[str, ...] = tuple(GROUP_OF_TYPE)
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(GROUP_OF_TYPE.values()))
+PLAIN_TYPE = "question"  # the type of a question of another data set that has neither a program nor a type
+
+
+def group_of(question_type: str) -> str:
+    """The group of a type of question: CLEVR's own, and for a type that CLEVR has not the type itself."""
+    return GROUP_OF_TYPE.get(question_type, question_type)
 
 
 def question_type(program: Sequence[Mapping[str, object]]) -> str:
@@ -65,7 +71,7 @@ def question_type(program: Sequence[Mapping[str, object]]) -> str:
         UserError: the program is empty, or ends in a function that yields no answer.
     """
     if not program:
-        raise UserError("expected a question program with at least one node, got an empty one")
+        raise UserError("expected a question program with at least one node, got an empty one; leave it out instead")
     function = program[-1].get("function", program[-1].get("type"))
     if not isinstance(function, str) or function not in GROUP_OF_TYPE:
         known = ", ".join(QUESTION_TYPES)

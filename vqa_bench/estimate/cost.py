@@ -31,10 +31,12 @@ from vqa_bench.estimate.samples import NATIVE_SIZE, Samples, fitted, samples_of
 from vqa_bench.estimate.setting import Setting
 from vqa_bench.estimate.work import Work, classifier_work
 from vqa_bench.models import MODELS, ByteModel, Classifier, build, build_text
+from vqa_bench.models.features import RESNET101_SHAPE, SIDE, FeatureInfo
 from vqa_bench.models.hierarchy import hierarchy_config
 from vqa_bench.models.initial import freeze
 
 WORDS = ("<pad>", "<unknown>", *(f"word{number}" for number in range(87)))  # CLEVR has 87
+MLP_WIDTH = 256  # taken for the layers of a baseline without an LSTM
 PROCESS = 0.5e9  # bytes of a process that has loaded PyTorch, or of a CUDA context
 # An estimate is trusted to be wrong by no more than this: beyond, a run is refused before it begins.
 TRUST = 1.5
@@ -104,7 +106,7 @@ def estimate(cell: CellConfig, shard: Shard | None, *, device: torch.device | No
         return Estimate(**base, guesses=guesses)
     setting = Setting.of(cell.train, device)
     images = cell.train.images_per_batch
-    width = cast(int, cell.model.hidden)  # type: ignore[union-attr]  # a majority model is not trained
+    width = getattr(cell.model, "hidden", MLP_WIDTH)
     work = classifier_work(model, images=images / setting.processes, per_image=samples.per_image, width=width)
     costs = _costs(setting, parameters, parameters, work)
     return Estimate(**base, **costs, samples=images * samples.per_image * cell.train.accumulate, guesses=guesses)
@@ -235,7 +237,10 @@ def _decided(cell: CellConfig, shard: Shard | None) -> dict[str, Any]:
     if shard is not None:
         return MODELS[cell.model.kind].decide(cell, shard)
     built: dict[str, Any] = {"words": {"words": list(WORDS)}}
-    if cell.encoding is not None:
+    features = getattr(cell.model, "features", None)
+    if features is not None:
+        built["features"] = FeatureInfo(features.kind, "", SIDE, RESNET101_SHAPE).to_dict()
+    elif cell.encoding is not None:
         width, height = parse_spec(cell.encoding).size or NATIVE_SIZE
         built["image_size"] = [height, width]
     return built

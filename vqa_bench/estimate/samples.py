@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from vqa_bench.config import CellConfig, TrainConfig
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.questions import Questions, questions_of
 from vqa_bench.data.sequences import Sequencer
 from vqa_bench.data.shards import Shard
-from vqa_bench.data.vocab import ANSWERS
 from vqa_bench.errors import UserError
 
 NATIVE_SIZE = (480, 320)  # CLEVR's pictures
@@ -34,7 +34,7 @@ class Samples:
     """The questions of a cell.
 
     image_bytes: room for the longest picture; typical_image_bytes: the median one. lengths, answers (n,): bytes of
-    questions and places in `ANSWERS`, from all over the split. per_image: questions that an image has in a batch.
+    questions and places in `candidates`, from all over the split. per_image: questions that an image has in a batch.
     guesses: what none of the data says, a sentence each.
     """
 
@@ -44,6 +44,7 @@ class Samples:
     answers: np.ndarray
     per_image: int
     guesses: tuple[str, ...] = ()
+    candidates: Answers = CLEVR_ANSWERS
 
     def asked(self, count: int) -> Questions:
         """So many questions, text without meaning."""
@@ -66,7 +67,7 @@ def samples_of(cell: CellConfig, shard: Shard | None) -> Samples:
         image_bytes=image,
         typical_image_bytes=image,
         lengths=lengths.astype(np.int32),
-        answers=random.integers(len(ANSWERS), size=SAMPLED).astype(np.int8),
+        answers=random.integers(len(CLEVR_ANSWERS), size=SAMPLED),
         per_image=QUESTIONS_PER_IMAGE if wanted is None else min(wanted, QUESTIONS_PER_IMAGE),
         guesses=(*guesses, "questions as CLEVR's"),
     )
@@ -79,7 +80,7 @@ def fitted(cell: CellConfig, samples: Samples, patch_size: int, context: int) ->
     """
 
     def make(room: int) -> Sequencer:
-        return Sequencer(cell.sequence, patch_size, context, room)
+        return Sequencer(cell.sequence, patch_size, context, room, answers=samples.candidates)
 
     try:
         return make(samples.image_bytes), samples
@@ -114,6 +115,7 @@ def _measured(cell: CellConfig, shard: Shard, wanted: int | None) -> Samples:
         lengths=questions.lengths[rows],
         answers=questions.answers[rows],
         per_image=per_image if wanted is None else min(wanted, per_image),
+        candidates=shard.answers,
     )
 
 

@@ -70,7 +70,7 @@ def classifier_work(model: Classifier, *, images: float, per_image: int, width: 
 
 def _one_image(model: Classifier, per_image: int) -> ClassifierBatch:
     shape = (1, per_image)
-    images = None if model.blind else torch.zeros(1, 3, *model.built["image_size"], dtype=torch.float64)
+    images = None if model.image_shape is None else torch.zeros(1, *model.image_shape, dtype=torch.float64)
     return ClassifierBatch(
         present=torch.ones(shape, dtype=torch.bool),
         rows=torch.zeros(shape, dtype=torch.long),

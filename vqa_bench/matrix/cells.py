@@ -12,11 +12,13 @@ from typing import Any
 from vqa_bench.config import (
     PRETRAIN_FOLDER,
     CellConfig,
+    CustomModelConfig,
     CustomStageConfig,
     HierarchyConfig,
     PretrainConfig,
     PretrainedConfig,
 )
+from vqa_bench.data.answers import CLEVR_ANSWERS
 from vqa_bench.data.books import Books
 from vqa_bench.data.manifest import FileInfo, file_info
 from vqa_bench.data.shards import Shard
@@ -26,7 +28,8 @@ from vqa_bench.plugins import loaded
 QUESTIONS = "/questions.arrow"  # the end of the names of a shard's files that no encoding changes
 
 Key = dict[str, str]
-"""What a run was made of, as SHA-256: its `outcome` (the configuration), `data`, `initial` weights, `plugins`."""
+"""What a run was made of, as SHA-256: its `outcome` (the configuration), `data`, `initial` weights, `plugins`, and the
+`answers` where they are not CLEVR's."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Cell:
         if self.config.encoding is None:  # it sees questions only, and those are the same in every encoding's shard
             files = {name: info for name, info in files.items() if name.endswith(QUESTIONS)}
         made_of = {"outcome": digest(self.config.outcome()), "data": files_digest(files)} | _plugins(self.config.model)
+        if self.shard.answers != CLEVR_ANSWERS:  # no file of the shard tells one list of candidates from another
+            made_of["answers"] = digest(self.shard.answers.names)
         return made_of if self.initial_key is None else made_of | {"initial": self.initial_key}
 
     @property
@@ -103,8 +108,9 @@ Trainable = Cell | Pretraining
 
 
 def _plugins(model: Any) -> dict[str, str]:
-    """What stages of a plugin are made of, for the key of a run that has any."""
-    custom = isinstance(model, HierarchyConfig) and any(isinstance(s, CustomStageConfig) for s in model.stages)
+    """What a plugin's model or stages are made of, for the key of a run that has any."""
+    stages = model.stages if isinstance(model, HierarchyConfig) else []
+    custom = isinstance(model, CustomModelConfig) or any(isinstance(stage, CustomStageConfig) for stage in stages)
     return {"plugins": digest(loaded())} if custom else {}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqa_bench.config import DataConfig, TextDataConfig
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers, read_answers
 from vqa_bench.data.books import Books, open_books
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.manifest import DevInfo, file_info
@@ -67,16 +68,18 @@ class Warehouse:
     def shard(self, config: DataConfig, spec: str) -> Shard:
         """A configuration's pictures and questions in an encoding, made if they are not there yet.
 
-        Raises UserError if a shard is there that was made from other data or with another dev split.
+        Raises UserError if a shard is there that was made from other data, for other answers or with another dev split.
         """
+        answers = CLEVR_ANSWERS if config.answers is None else read_answers(config.answers)
         source = self.source(config)
         out = self.shard_path(config, spec)
         if not out.exists():
             with alone(self._lock(f"shard-{out.name}"), what=f"the making of {out}"):
                 if not out.exists():
-                    self._serialize(source, spec, out, config)
+                    self._serialize(source, spec, out, config, answers)
         shard = open_shard(out)
         _check_shard(shard, source, spec, config)
+        _check_answers(shard, answers, config)
         return shard
 
     def books(self, config: TextDataConfig) -> Books:
@@ -101,7 +104,7 @@ class Warehouse:
     def _lock(self, name: str) -> Path:
         return self.data / FOLDER / f"{name}.lock"
 
-    def _serialize(self, source: Path, spec: str, out: Path, config: DataConfig) -> None:
+    def _serialize(self, source: Path, spec: str, out: Path, config: DataConfig, answers: Answers) -> None:
         with progress(f"serialize {source.name} as {spec}", "images") as report:
             serialize(
                 source,
@@ -110,6 +113,7 @@ class Warehouse:
                 workers=self.workers,
                 dev_fraction=config.dev_fraction,
                 dev_seed=config.dev_seed,
+                answers=answers,
                 progress=report,
             )
 
@@ -126,3 +130,13 @@ def _check_shard(shard: Shard, source: Path, spec: str, config: DataConfig) -> N
     whole = not any(info.missing_questions for info in manifest.splits.values())
     if manifest.spec != str(parse_spec(spec)) or not same_source or manifest.dev != dev or not whole:
         raise UserError(f"expected {shard.path} to hold {source} as {spec}, got other data; delete it to make it anew")
+
+
+def _check_answers(shard: Shard, answers: Answers, config: DataConfig) -> None:
+    """UserError unless the shard has the configured candidates, in their order."""
+    if shard.answers != answers:
+        wanted = "CLEVR's" if config.answers is None else f"those of {config.answers}"
+        raise UserError(
+            f"expected {shard.path} with the answers that the configuration names, {wanted} ({len(answers)}), got "
+            f"{len(shard.answers)} that are not the same; change data.answers, or delete it to make it anew"
+        )

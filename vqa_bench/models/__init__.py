@@ -5,7 +5,11 @@ over the candidates (`log_probs`) or, for byte models, what next-byte decoding n
 
 base.py         what every model of the benchmark is
 byte_model.py   the byte model on questions
-classifiers.py  the baselines
+classifiers.py  what the baselines have in common
+baselines.py    the baselines, a class a kind
+custom.py       those of plugins
+features.py     what a frozen network made of the pictures, on disk
+extract.py      how it got there
 text_model.py   the byte models on text alone
 hierarchy.py    a configuration becomes the byte model's own
 placement.py    compiled, shared out, and by which kernels
@@ -19,9 +23,18 @@ from mblm import LossSums
 from mblm.decode import DecodeState
 from vqa_bench.config import CellConfig
 from vqa_bench.data.collate import Batch, ByteBatch
-from vqa_bench.models.base import VQAModel
+from vqa_bench.models.base import VQAModel, check_answers
+from vqa_bench.models.baselines import (
+    BoWModel,
+    CNNBoWModel,
+    CNNLSTMModel,
+    CNNLSTMSAModel,
+    LSTMModel,
+    MajorityModel,
+)
 from vqa_bench.models.byte_model import ByteModel
-from vqa_bench.models.classifiers import Classifier, ClassifierBatch, CNNLSTMModel, LSTMModel, MajorityModel
+from vqa_bench.models.classifiers import Classifier, ClassifierBatch, CountedClassifier
+from vqa_bench.models.custom import CustomModel
 from vqa_bench.models.placement import check_kernels, compile_layers, kernels_of, share_out
 from vqa_bench.models.text_model import LanguageModel, MaskedModel, TextModel, build_text
 
@@ -32,6 +45,7 @@ __all__ = [
     "ByteModel",
     "Classifier",
     "ClassifierBatch",
+    "CountedClassifier",
     "DecodeState",
     "LanguageModel",
     "LossSums",
@@ -41,6 +55,7 @@ __all__ = [
     "VQAModel",
     "build",
     "build_text",
+    "check_answers",
     "check_kernels",
     "compile_layers",
     "kernels_of",
@@ -50,8 +65,12 @@ __all__ = [
 MODELS: dict[str, type[VQAModel]] = {
     "mblm": ByteModel,
     "cnn_lstm": CNNLSTMModel,
+    "cnn_lstm_sa": CNNLSTMSAModel,
+    "cnn_bow": CNNBoWModel,
     "lstm": LSTMModel,
+    "bow": BoWModel,
     "majority": MajorityModel,
+    "custom": CustomModel,
 }
 
 

@@ -15,10 +15,10 @@ from mblm import MBLM, LossSums
 from mblm.decode import DecodeState, branch, read_prefix, step
 from vqa_bench.config import CellConfig, MBLMConfig
 from vqa_bench.data.collate import ByteBatch, ByteCollate, prefix_weights, suffix_weights
-from vqa_bench.data.sequences import Sequencer, candidates
+from vqa_bench.data.sequences import PartWeights, Sequencer
 from vqa_bench.data.shards import Shard
 from vqa_bench.data.vocab import PAD
-from vqa_bench.models.base import VQAModel
+from vqa_bench.models.base import VQAModel, answers_of
 from vqa_bench.models.hierarchy import begin_bytes, hierarchy_config
 
 
@@ -33,27 +33,41 @@ class ByteModel(VQAModel):
         self.mblm = MBLM(hierarchy_config(config))
         begin_bytes(self.mblm, config)
         self.sequencer = Sequencer(
-            cell.sequence, self.mblm.config.patch_size, self.mblm.config.context, built["image_bytes"]
+            cell.sequence,
+            self.mblm.config.patch_size,
+            self.mblm.config.context,
+            built["image_bytes"],
+            answers=self.answers,
         )
-        self.candidates = candidates(cell.sequence.answer)
+        self.candidates = self.answers.ids(cell.sequence.answer)
         self._collate = ByteCollate(self.sequencer)
 
     @classmethod
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
-        return {"image_bytes": max(info.image_bytes.max for info in shard.manifest.splits.values())}
+        return {"image_bytes": max(info.image_bytes.max for info in shard.manifest.splits.values())} | answers_of(shard)
 
     def check(self, shard: Shard) -> None:
-        self.sequencer.image(bytes(max(info.image_bytes.max for info in shard.manifest.splits.values())))
+        infos = shard.manifest.splits.values()
+        self.sequencer.image(bytes(max(info.image_bytes.max for info in infos)))
+        self.sequencer.answering(shard.answers).check(max(info.question_bytes.max for info in infos))
+
+    @property
+    def takes_any_answers(self) -> bool:
+        return self.cell.sequence.answer == "text"
 
     @property
     def collate(self) -> ByteCollate:
         return self._collate
 
     def forward(self, batch: ByteBatch) -> LossSums:
-        weights = suffix_weights(batch, self.sequencer)
+        return self.loss(batch, self.cell.sequence.weights)
+
+    def loss(self, batch: ByteBatch, parts: PartWeights) -> LossSums:
+        """`forward` with these weights of the parts in place of the cell's."""
+        weights = suffix_weights(batch, self.sequencer, parts)
         if not self.sequencer.shares_prefix:
             return self.mblm.loss_sums(batch.suffixes.flatten(0, 1), weights.flatten(0, 1))
-        trunk = prefix_weights(batch, self.sequencer) if self.cell.sequence.weights.image > 0 else None
+        trunk = prefix_weights(batch, self.sequencer, parts) if parts.image > 0 else None
         return self.mblm.shared_loss_sums(batch.prefix, batch.suffixes, weights, trunk)
 
     def ask(self, batch: ByteBatch) -> DecodeState:

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqa_bench.config import PRETRAIN_FOLDER
+from vqa_bench.data.answers import Answers as Candidates
 from vqa_bench.errors import UserError
-from vqa_bench.report.schema import CellResult, Metrics, PretrainResult, read_result
-from vqa_bench.scoring.metrics import iterate_predictions
+from vqa_bench.report.schema import CellResult, Damage, Metrics, PretrainResult, read_result
+from vqa_bench.scoring.predictions import iterate_predictions
 
+DAMAGE = "damage.json"
 _SIGNS_OF_A_RUN = ("provenance.json", "key.json", "result.json", "DONE")
 
 
@@ -33,12 +35,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished cell. `shuffled` are the answers of the same model to permuted images, None for a blind one."""
+    """A finished cell.
+
+    `shuffled` are the answers of the same model to permuted images, None for a blind one; `damage` what it answered
+    to damaged ones, None where that was not asked.
+    """
 
     folder: Path
     result: CellResult
     answers: Answers
     shuffled: Answers | None
+    damage: Damage | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def collect(results_dir: Path) -> Collection:
             f"expected at least one finished run (a folder with a DONE file) in {results_dir}, "
             f"got {len(unfinished)} unfinished; run the matrix to its end"
         )
-    runs = [_read_run(folder) for folder in finished]
+    runs = [read_run(folder) for folder in finished]
     names = [run.result.cell for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -91,22 +98,29 @@ def _run_folders(parent: Path) -> tuple[list[Path], list[str]]:
     return finished, [folder.name for folder in folders if folder not in finished]
 
 
-def _read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """One finished run, with its answers.
+
+    Raises UserError if it is not finished, or not whole.
+    """
+    if not (folder / "DONE").is_file():
+        raise UserError(f"expected a finished run (a folder with a DONE file), got {folder}; run the cell to its end")
     result = read_result(folder, CellResult)
-    answers = _read_answers(folder / "predictions.jsonl", result.metrics)
+    answers = _read_answers(folder / "predictions.jsonl", result.metrics, result.candidates)
     shuffled = None
     if result.shuffled is not None:
-        shuffled = _read_answers(folder / "predictions-shuffled.jsonl", result.shuffled)
+        shuffled = _read_answers(folder / "predictions-shuffled.jsonl", result.shuffled, result.candidates)
         if shuffled.questions != answers.questions:
             raise UserError(f"expected the same questions in both predictions files of {folder}; run the cell again")
-    return Run(folder, result, answers, shuffled)
+    damage = read_result(folder, Damage, name=DAMAGE) if (folder / DAMAGE).is_file() else None
+    return Run(folder, result, answers, shuffled, damage)
 
 
-def _read_answers(path: Path, metrics: Metrics) -> Answers:
+def _read_answers(path: Path, metrics: Metrics, candidates: Candidates) -> Answers:
     """Read predictions and hold them against the numbers made of them earlier."""
     digest = hashlib.sha256()
     correct, images = [], []
-    for prediction in iterate_predictions(path):
+    for prediction in iterate_predictions(path, candidates):
         digest.update(f"{prediction.question_index}\t{prediction.answer}\n".encode())
         correct.append(prediction.prediction == prediction.answer)
         images.append(prediction.image)

@@ -1,6 +1,6 @@
 """What a report reads of a run's `result.json`: of a cell, of a pretraining run. Knows fields, compares nothing.
 
-Keys that are not named here are kept and not looked at; what former versions did not write may be missing.
+Keys that are not named here are kept and not looked at. Fractions throughout, never percent.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from vqa_bench.data.answers import Answers
 from vqa_bench.errors import UserError
 
 Whole = TypeVar("Whole", bound=BaseModel)
@@ -20,7 +21,7 @@ class Part(BaseModel):
 
 
 class Accuracy(Part):
-    """A line of `scoring.metrics.summarise`; fractions."""
+    """A line of `scoring.metrics.summarise`."""
 
     n: int
     correct: int
@@ -30,14 +31,69 @@ class Accuracy(Part):
     chance: float
 
 
+class Share(Part):
+    """How often one way to read an answer from the model is right."""
+
+    n: int
+    correct: int
+    accuracy: float
+
+
+class Decoding(Part):
+    """The three ways to read an answer; one that a model does not have is None."""
+
+    likelihood: Share | None = None
+    constrained_greedy: Share | None = None
+    free_greedy: Share | None = None
+
+
+class Mass(Part):
+    """The mean probability of all candidates together."""
+
+    n: int
+    mean: float
+
+
+class Bin(Part):
+    """The predictions whose confidence lies between `low` and `high`, and their means."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class Calibration(Part):
+    """Expected calibration error and Brier score of n predictions; bins without a prediction are left out."""
+
+    n: int
+    ece: float
+    brier: float
+    bins: list[Bin]
+
+
 class Metrics(Part):
-    """The output of `scoring.metrics.summarise`; a group without a question is not in `groups`."""
+    """The output of `scoring.metrics.summarise`; a group, type, … without a question is not in its mapping."""
 
     overall: Accuracy
     groups: dict[str, Accuracy]
+    types: dict[str, Accuracy] = {}
+    program_lengths: dict[str, Accuracy] = {}
+    num_objects: dict[str, Accuracy] = {}
+    answers: dict[str, Accuracy] = {}
+    decoding: Decoding = Decoding()
+    trie_mass: Mass | None = None
+    calibration: Calibration | None = None
 
     def column(self, name: str) -> Accuracy | None:
         return self.overall if name == "overall" else self.groups.get(name)
+
+
+class Controls(Part):
+    """What needs no model. majority: each type's most frequent answer on the training split."""
+
+    majority: Metrics | None = None
 
 
 class CellModel(Part):
@@ -82,10 +138,27 @@ class Initial(Part):
     notes: list[str] = []
 
 
-class CellResult(Part):
-    """A cell's `result.json`. `shuffled` are the metrics with images exchanged, None for a model without images."""
+class PartBits(Part):
+    """How well a model predicts one part of its sequences."""
 
-    format: Literal[1]
+    bits_per_byte: float
+    bytes: int
+
+
+class Cost(Part):
+    """image_bytes: mean of an encoded picture, None for a model without one; train_flops: None where not counted."""
+
+    image_bytes: float | None = None
+    train_flops: float | None = None
+
+
+class CellResult(Part):
+    """A cell's `result.json`. `shuffled` are the metrics with images exchanged, None for a model without images.
+
+    answers: the candidates, in the order of every prediction's scores; bits: by part of a sequence.
+    """
+
+    format: Literal[2]
     cell: str
     title: str
     model: CellModel
@@ -94,12 +167,42 @@ class CellResult(Part):
     init: str | None
     seed: int
     dataset: Dataset
+    answers: list[str]
     metrics: Metrics
     shuffled: Metrics | None
+    controls: Controls | None = None
+    bits: dict[str, PartBits | None] | None = None
+    cost: Cost = Cost()
     sequence: dict[str, Any] | None = None
     train: dict[str, Any] | None = None
     training: Training | None = None
     initial: Initial | None = None
+
+    @property
+    def candidates(self) -> Answers:
+        """The answers that the run chose among: what its predictions files are read with."""
+        return Answers(tuple(self.answers))
+
+
+class DamageLevel(Part):
+    """Accuracy with so much damage of one kind. undecodable: share of the pictures that no decoder reads any more."""
+
+    damage: str
+    level: float
+    label: str
+    undecodable: float
+    n: int
+    accuracy: float
+    low: float
+    high: float
+
+
+class Damage(Part):
+    """A run's `damage.json`: level 0 of a kind is the undamaged picture."""
+
+    images: int
+    questions: int
+    levels: list[DamageLevel]
 
 
 class TextModel(Part):
@@ -137,9 +240,9 @@ class PretrainResult(Part):
     metrics: dict[str, Bits]
 
 
-def read_result(folder: Path, kind: type[Whole]) -> Whole:
-    """The `result.json` of a finished run; UserError in one line where it is missing or not of that kind."""
-    path = folder / "result.json"
+def read_result(folder: Path, kind: type[Whole], *, name: str = "result.json") -> Whole:
+    """A JSON file of a finished run; UserError in one line where it is missing or not of that kind."""
+    path = folder / name
     if not path.is_file():
         raise UserError(f"expected {path} in a run that is marked DONE, got no such file; run the cell again")
     try:

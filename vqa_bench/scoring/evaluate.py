@@ -1,31 +1,55 @@
-"""Answer a test set and write down what came out: predictions, the shuffled control, the numbers of the run.
+"""Answer a test set and write down what came out: predictions, the controls, the numbers of the run.
 
-Knows batches and scores, not what kind of model answers. Of several processes each answers its share of the
-batches, which are those that one process makes.
+Knows what is measured and where it is written, not how; nor what kind of model answers, save where only a byte model
+can be measured. Every process of a launch takes part, the main one writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vqa_bench import launch
-from vqa_bench.data.loading import Group, batches, evaluation_groups, shuffled_pictures
+from vqa_bench.config import EvaluateConfig
+from vqa_bench.data.answers import Answers
+from vqa_bench.data.loading import evaluation_groups, shuffled_pictures
 from vqa_bench.data.shards import Shard, SplitReader
-from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, LETTERS
 from vqa_bench.errors import UserError
-from vqa_bench.models import VQAModel
+from vqa_bench.models import ByteModel, VQAModel, check_answers
 from vqa_bench.progress import Progress, silent
-from vqa_bench.runs import DONE, PREDICTIONS, RESULT, SHUFFLED, TRAINED, read_json, write_json, writing
-from vqa_bench.scoring.metrics import Prediction, summarise, write_predictions
-from vqa_bench.scoring.score import Scores, score
+from vqa_bench.runs import CONFIG, DONE, PREDICTIONS, RESULT, SHUFFLED, TRAINED, WEIGHTS, read_json, write_json, writing
+from vqa_bench.scoring.answering import answer
+from vqa_bench.scoring.batches import BatchSize
+from vqa_bench.scoring.controls import controls
+from vqa_bench.scoring.describe import cost, describe, hashes
+from vqa_bench.scoring.metrics import summarise
+from vqa_bench.scoring.parts import answer_bits, part_bits
+from vqa_bench.scoring.predictions import Prediction, correct_of, images_of, write_predictions
+from vqa_bench.scoring.statistics import paired_difference
 
-DECIMALS = 6  # of the log-probabilities in predictions.jsonl; float32 models have no more to say
 SHUFFLE_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Test:
+    """What is asked of which model, and where the answers go. size: of all batches; shrinks where memory is short."""
+
+    model: VQAModel
+    reader: SplitReader
+    answers: Answers
+    out: Path
+    size: BatchSize
+    report: Progress
+
+    def answer(self, name: str, pictures: Any = None) -> list[Prediction]:
+        """The predictions of all questions, written under that name; `pictures` as in `evaluation_groups`."""
+        groups = evaluation_groups(self.reader, pictures)
+        predictions = answer(self.model, self.reader, groups, answers=self.answers, size=self.size, report=self.report)
+        if launch.is_main():
+            with writing(self.out / name):
+                write_predictions(self.out / name, predictions)
+        return predictions
 
 
 def evaluate(
@@ -35,72 +59,45 @@ def evaluate(
     *,
     split: str = "test",
     training: dict[str, Any] | None = None,
+    run: Path | None = None,
+    answers: Answers | None = None,
+    settings: EvaluateConfig | None = None,
     report: Progress = silent,
 ) -> dict[str, Any]:
     """Score a split and write predictions, `result.json` and, last, `DONE` into `out`; returns the result.
 
-    training: how training went; None takes it from `out`, the run's own folder. Every process of a launch calls this,
-    the main one writes. Raises UserError where the shard's encoding is not the one the model was trained on.
+    training: how training went; None takes it from the run. run: the folder of the model's configuration and weights;
+    None where that is `out`. answers: the candidates, None for the shard's. settings: None for the cell's own.
+
+    Raises UserError where the shard's encoding or answers are not those of the model, and where scores depend more on
+    the batches than the settings tolerate.
     """
     check_encoding(model, shard)
-    reader = shard.split(split)
-    predictions = _answer(model, reader, evaluation_groups(reader), report)
-    _keep(out / PREDICTIONS, predictions)
-    shuffled = None
-    if not model.blind and model.cell.evaluate.shuffled:
-        exchanged = shuffled_pictures(len(reader), SHUFFLE_SEED)
-        control = _answer(model, reader, evaluation_groups(reader, exchanged), report)
-        _keep(out / SHUFFLED, control)
-        shuffled = summarise(control)
+    asked = check_answers(model, shard, answers)
+    settings = model.cell.evaluate if settings is None else settings
+    run = out if run is None else run
     if training is None:
-        training = launch.broadcast(read_json(out / TRAINED) if launch.is_main() else {})
-    result = _describe(model, shard, split, training) | {"metrics": summarise(predictions), "shuffled": shuffled}
-    if launch.is_main():
+        training = launch.broadcast(read_json(run / TRAINED) if launch.is_main() else {})
+    test = _Test(model, shard.split(split), asked, out, BatchSize.of(settings.images_per_batch), report)
+    predictions = test.answer(PREDICTIONS)
+    shuffled = None
+    if not model.blind and settings.shuffled:
+        shuffled = test.answer(SHUFFLED, shuffled_pictures(len(test.reader), SHUFFLE_SEED))
+    measured = {"bits": _bits(test, predictions, settings), "invariance": _invariance(test, predictions, settings)}
+    damaged = _damage(test, settings)
+    measured["batches"] = _batches(test.size)
+    result: dict[str, Any] = {}
+    if launch.is_main():  # the rest needs no model
         with writing(out / RESULT):
+            result = describe(model, shard, split, answers=asked, out=out, training=training)
+            result |= _numbers(shard, predictions, shuffled, asked) | measured
+            result["cost"] = cost(model, shard, test.reader, run=run, out=out, training=training)
+            written = [PREDICTIONS, *([] if shuffled is None else [SHUFFLED]), *damaged]
+            result["hashes"] = hashes(out, [run / CONFIG, run / WEIGHTS, *(out / name for name in written)])
             write_json(out / RESULT, result)
             (out / DONE).touch()
     launch.barrier()
-    return result
-
-
-def _keep(path: Path, predictions: list[Prediction]) -> None:
-    """Write predictions, on the main process."""
-    if launch.is_main():
-        with writing(path):
-            write_predictions(path, predictions)
-
-
-def _describe(model: VQAModel, shard: Shard, split: str, training: dict[str, Any]) -> dict[str, Any]:
-    """What a result says of the model, how it was trained, and what it was asked."""
-    cell, info = model.cell, shard.manifest.splits[split]
-    reads_bytes = cell.model.kind == "mblm"
-    return {
-        "format": 1,
-        "cell": cell.name,
-        "title": cell.title,
-        "model": {
-            "kind": cell.model.kind,
-            "parameters": model.parameters_count,
-            "blind": model.blind,
-            "config": cell.model.model_dump(mode="json"),
-        },
-        "encoding": cell.encoding,
-        "layout": cell.sequence.layout if reads_bytes else None,
-        "sequence": cell.sequence.model_dump(mode="json") if reads_bytes else None,
-        "init": cell.init,
-        "initial": training.get("initial"),
-        "seed": cell.seed,
-        "dataset": {
-            "name": shard.manifest.source.name,
-            "fingerprint": shard.manifest.source.fingerprint,
-            "questions": info.questions,
-            "images": info.images,
-            "missing_images": info.missing_images,
-            "missing_questions": info.missing_questions,
-        },
-        "train": None if cell.train is None else cell.train.model_dump(mode="json"),
-        "training": training,
-    }
+    return launch.broadcast(result)
 
 
 def check_encoding(model: VQAModel, shard: Shard) -> None:
@@ -112,50 +109,72 @@ def check_encoding(model: VQAModel, shard: Shard) -> None:
         )
 
 
-def _answer(model: VQAModel, split: SplitReader, groups: list[Group], report: Progress) -> list[Prediction]:
-    """Predictions for the questions of the groups, by the names of their own images; on every process all of them."""
-    size = model.cell.evaluate.images_per_batch
-    parts = [groups[first : first + size] for first in range(0, len(groups), size)][launch.rank() :: launch.world()]
-    predictions: list[Prediction] = []
-    names = split.images.column("image_filename").to_pylist()
-    device = launch.device()
-    model.to(device).eval()
-    for place, batch in enumerate(batches(parts.__getitem__, partial(model.collate, split), range(len(parts)))):
-        with torch.inference_mode():
-            scores = score(model, batch.to(device)).cpu()
-        present = batch.present.flatten()
-        predictions += _records(split, names, batch.rows.flatten()[present].tolist(), scores, present, model)
-        report(place + 1, len(parts))
-    return launch.gather(predictions)
+def _numbers(
+    shard: Shard, predictions: list[Prediction], shuffled: list[Prediction] | None, answers: Answers
+) -> dict[str, Any]:
+    """What follows from the predictions alone."""
+    gain = None
+    if shuffled is not None:
+        images = images_of(predictions)
+        gain = asdict(paired_difference(correct_of(predictions), correct_of(shuffled), images))
+    return {
+        "metrics": summarise(predictions, answers=answers),
+        "shuffled": None if shuffled is None else summarise(shuffled, answers=answers),
+        "vision_gain": gain,
+        "controls": controls(shard, predictions, answers),
+    }
 
 
-def _records(
-    split: SplitReader, names: list[str], rows: list[int], scores: Scores, present: torch.Tensor, model: VQAModel
-) -> Iterator[Prediction]:
-    log_probs = scores.log_probs[present].tolist()
-    greedy = scores.greedy[present].tolist()
-    mass = None if scores.mass is None else scores.mass[present].tolist()
-    free = None if scores.free is None else [f for f, there in zip(scores.free, present.tolist(), strict=True) if there]
-    spelled = {letter: answer for answer, letter in LETTERS.items()} if model.cell.sequence.answer == "letter" else {}
-    for i, row in enumerate(rows):
-        rounded = [round(value, DECIMALS) for value in log_probs[i]]
-        yield Prediction(
-            question_index=int(split.question_index[row]),
-            image=names[split.image_of_question[row]],
-            question_type=split.question_type[row],
-            group=GROUP_OF_TYPE[split.question_type[row]],
-            answer=split.answer[row],
-            prediction=ANSWERS[max(range(len(ANSWERS)), key=rounded.__getitem__)],
-            log_probs=tuple(rounded),
-            constrained_greedy=ANSWERS[greedy[i]],
-            free_greedy=None if free is None else _text(free[i], spelled),
-            trie_mass=None if mass is None else mass[i],
-        )
-
-
-def _text(answer: bytes | None, spelled: dict[str, str]) -> str | None:
-    """Free greedy decoding as text: its letter's answer, else what was written; None without an end."""
-    if answer is None:
+def _bits(test: _Test, predictions: list[Prediction], settings: EvaluateConfig) -> dict[str, Any] | None:
+    """Bits per byte of each part, None for a model that writes no bytes."""
+    if not isinstance(test.model, ByteModel):
         return None
-    text = answer.decode("utf-8", errors="replace")
-    return spelled.get(text, text)
+    groups = evaluation_groups(test.reader)
+    read = part_bits(test.model, test.reader, groups, images=settings.bits, size=test.size, report=test.report)
+    return read | {"answer": answer_bits(predictions, test.answers, test.model.cell.sequence.answer)}
+
+
+def _invariance(test: _Test, predictions: list[Prediction], settings: EvaluateConfig) -> dict[str, Any] | None:
+    """How far scores depend on what else is in a batch, where that is asked for."""
+    if settings.check_invariance == 0:
+        return None
+    from vqa_bench.scoring import invariance
+
+    return invariance.check(
+        test.model,
+        test.reader,
+        predictions,
+        questions=settings.check_invariance,
+        tolerance=settings.tolerance,
+        answers=test.answers,
+        size=test.size,
+    )
+
+
+def _damage(test: _Test, settings: EvaluateConfig) -> list[str]:
+    """Write down what a model that sees images makes of damaged ones, where that is asked for; the files' names."""
+    if settings.damage == 0 or test.model.blind:
+        return []
+    from vqa_bench.scoring import damage
+
+    damage.measure(
+        test.model,
+        test.reader,
+        test.out,
+        images=settings.damage,
+        answers=test.answers,
+        size=test.size,
+        report=test.report,
+    )
+    return [damage.DAMAGE, damage.DAMAGED_ANSWERS]
+
+
+def _batches(size: BatchSize) -> dict[str, Any]:
+    """Images of a batch that were asked for, and the fewest that any process came down to; the same of questions."""
+    sizes = launch.gather([(size.images, size.questions)])
+    questions = [asked for _, asked in sizes if asked is not None]
+    return {
+        "images_per_batch": size.asked,
+        "used": min(images for images, _ in sizes),
+        "questions_per_image": min(questions, default=None),
+    }

@@ -1,21 +1,23 @@
-"""Predictions as records, their file, and the numbers made of them. Knows answers, not what kind of model gave them.
+"""From predictions to numbers. Knows answers, not what kind of model gave them.
 
 Accuracies are sums and counts until the very end; every one comes with its number of questions and images, its
 interval (resampling images, see `statistics`) and the level of chance.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Self
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Strict, ValidationError, model_validator
 
-from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, GROUPS, QUESTION_TYPES
-from vqa_bench.errors import UserError
+from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
+from vqa_bench.data.vocab import GROUPS, QUESTION_TYPES
+from vqa_bench.scoring.calibration import calibration
+from vqa_bench.scoring.predictions import Prediction, correct_of, images_of
 from vqa_bench.scoring.statistics import accuracy_interval, chance_level
+
+Key = TypeVar("Key", bound=Hashable)
 
 NUM_COUNTS, NUM_SHAPES, NUM_SIZES, NUM_MATERIALS, NUM_COLORS = 11, 3, 2, 2, 8
 
@@ -26,139 +28,90 @@ NUM_CANDIDATES: dict[str, int] = dict.fromkeys(QUESTION_TYPES, 2) | {
     "query_material": NUM_MATERIALS,
     "query_color": NUM_COLORS,
 }
-"""Question type -> number of answers that are possible at all; those not named here are yes or no."""
+"""CLEVR's question types -> number of answers that are possible at all; those not named here are yes or no."""
+
+PROGRAM_LENGTHS = ((1, 4), (5, 8), (9, 12), (13, 16), (17, 20), (21, None))
+"""Questions are counted together whose programs have from so many to so many nodes (None: any more); CLEVR's have 2
+to 24."""
 
 
-# A list will do for the tuple, so that `tensor.tolist()` fits; strictness stays for everything else.
-LogProbs = Annotated[tuple[FiniteFloat, ...], Strict(False), Field(min_length=len(ANSWERS), max_length=len(ANSWERS))]
-
-_ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
-
-
-class Prediction(BaseModel):
-    """One answered question: a line of `predictions.jsonl`.
-
-    `log_probs` are the scores of all candidates in the order of `ANSWERS` (nats, each the sum over an answer's
-    bytes and its end); `prediction` is the best of them. `constrained_greedy` is where taking the best byte each
-    time leads among the candidates, `free_greedy` without that constraint (any text; None if it did not end),
-    `trie_mass` the probability of all candidates together. The last two are None for a model that writes no bytes.
-
-    Raises pydantic's ValidationError for a value of another type, a number that is not finite and a record that
-    contradicts itself.
-    """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    question_index: Annotated[int, Field(ge=0)]
-    image: Annotated[str, Field(min_length=1)]
-    question_type: str
-    group: str
-    answer: str
-    prediction: str
-    log_probs: LogProbs
-    constrained_greedy: str
-    free_greedy: str | None
-    trie_mass: Annotated[FiniteFloat, Field(ge=0)] | None
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if self.question_type not in GROUP_OF_TYPE:
-            raise ValueError(f"expected a question_type among {', '.join(QUESTION_TYPES)}, got {self.question_type!r}")
-        if self.group != GROUP_OF_TYPE[self.question_type]:
-            expected = GROUP_OF_TYPE[self.question_type]
-            raise ValueError(f"expected group {expected!r} for {self.question_type}, got {self.group!r}")
-        for name in ("answer", "prediction", "constrained_greedy"):
-            if getattr(self, name) not in _ANSWER_INDEX:
-                raise ValueError(f"expected one of the {len(ANSWERS)} answers as {name}, got {getattr(self, name)!r}")
-        if self.log_probs[_ANSWER_INDEX[self.prediction]] < max(self.log_probs):
-            raise ValueError(f"expected the prediction with the highest of log_probs, got {self.prediction!r}")
-        return self
-
-
-def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """One JSON object a line, sorted by question_index; the file appears when it is complete.
-
-    Raises UserError if two predictions answer the same question.
-    """
-    ordered = sorted(predictions, key=lambda prediction: prediction.question_index)
-    for before, after in pairwise(ordered):
-        if before.question_index == after.question_index:
-            raise UserError(f"expected one prediction a question, got two for question_index {after.question_index}")
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(prediction.model_dump_json() + "\n" for prediction in ordered)
-    os.replace(partial, path)
-
-
-def read_predictions(path: Path) -> list[Prediction]:
-    """The records of a file by `write_predictions`; errors as `iterate_predictions`."""
-    return list(iterate_predictions(path))
-
-
-def iterate_predictions(path: Path) -> Iterator[Prediction]:
-    """The records of a file by `write_predictions`, one at a time: a full test set's scores fill gigabytes.
-
-    Raises UserError naming the line for one that is no valid record or not in the order of question_index,
-    and for a file that is missing or empty.
-    """
-    if not path.is_file():
-        raise UserError(f"expected predictions at {path}, got no such file; evaluate the cell again")
-    last_index = -1
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                prediction = Prediction.model_validate_json(line)
-            except ValidationError as error:
-                raise UserError(f"{path}, line {number}: {_first_fault(error)}; evaluate the cell again") from None
-            if prediction.question_index <= last_index:
-                raise UserError(
-                    f"{path}, line {number}: expected a question_index above {last_index}, "
-                    f"got {prediction.question_index}; evaluate the cell again"
-                )
-            last_index = prediction.question_index
-            yield prediction
-    if last_index < 0:
-        raise UserError(f"expected at least one prediction in {path}, got an empty file; evaluate the cell again")
-
-
-def summarise(predictions: Sequence[Prediction], *, seed: int = 0) -> dict[str, Any]:
+def summarise(predictions: Sequence[Prediction], *, answers: Answers = CLEVR_ANSWERS, seed: int = 0) -> dict[str, Any]:
     """All numbers of one evaluation, JSON-able.
 
-    `overall`, each of `groups` and each of `types` that occurs hold n (questions), images, correct, accuracy, low,
-    high (95 %) and chance. `decoding` holds n, correct and accuracy of the three ways to read an answer from the
-    model; `trie_mass` holds n and mean. What only byte models have is None where no prediction has it. Fractions
+    `overall`, each of `groups`, `types`, `program_lengths` ("5-8", nodes), `num_objects` (of the scene) and `answers`
+    (the right one) that occurs hold n (questions), images, correct, accuracy, low, high (95 %) and chance. `decoding`
+    holds n, correct and accuracy of the three ways to read an answer from the model; `trie_mass` holds n and mean. What
+    only byte models have is None where no prediction has it. `calibration`: see there. `confusion`: `labels`, those of
+    the candidates that are right or given anywhere, and `counts`, a row a right answer, a column a given one. Fractions
     throughout, never percent.
 
     Raises UserError for no prediction.
     """
-    groups = {name: [p for p in predictions if p.group == name] for name in GROUPS}
-    types = {name: [p for p in predictions if p.question_type == name] for name in QUESTION_TYPES}
     by_bytes = [p for p in predictions if p.trie_mass is not None]
     masses = [p.trie_mass for p in predictions if p.trie_mass is not None]
+
+    def split_by(key: Callable[[Prediction], Key | None], order: Callable[[Key], Any]) -> dict[str, Any]:
+        return _split_by(predictions, key, order, answers=answers, seed=seed)
+
     return {
-        "overall": _accuracy(predictions, seed=seed),
-        "groups": {name: _accuracy(members, seed=seed) for name, members in groups.items() if members},
-        "types": {name: _accuracy(members, seed=seed) for name, members in types.items() if members},
+        **accuracies(predictions, answers, seed=seed),
+        "program_lengths": split_by(_length_class, lambda name: int(name.split("-")[0].rstrip("+"))),
+        "num_objects": split_by(lambda p: p.num_objects, int),
+        "answers": split_by(lambda p: p.answer, answers.index.__getitem__),
         "decoding": {
             "likelihood": _share_right(predictions, lambda p: p.prediction),
             "constrained_greedy": _share_right(predictions, lambda p: p.constrained_greedy),
             "free_greedy": _share_right(by_bytes, lambda p: p.free_greedy),
         },
         "trie_mass": {"n": len(masses), "mean": sum(masses) / len(masses)} if masses else None,
+        "calibration": calibration(predictions, answers),
+        "confusion": _confusion(predictions, answers),
     }
 
 
-def correct_of(predictions: Sequence[Prediction]) -> np.ndarray:
-    """(N,) booleans: is the likeliest candidate the right answer."""
-    return np.array([p.prediction == p.answer for p in predictions], dtype=bool)
+def accuracies(predictions: Sequence[Prediction], answers: Answers, *, seed: int = 0) -> dict[str, Any]:
+    """`overall`, `groups` and `types` of `summarise`, CLEVR's own first, in its order."""
+    return {
+        "overall": _accuracy(predictions, answers=answers, seed=seed),
+        "groups": _split_by(predictions, lambda p: p.group, _place_in(GROUPS), answers=answers, seed=seed),
+        "types": _split_by(
+            predictions, lambda p: p.question_type, _place_in(QUESTION_TYPES), answers=answers, seed=seed
+        ),
+    }
 
 
-def images_of(predictions: Sequence[Prediction]) -> np.ndarray:
-    """(N,) names of the images that the questions are about: the clusters of every interval."""
-    return np.array([p.image for p in predictions])
+def _place_in(known: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    """A sort key: as in `known`, all others behind by name."""
+    return lambda name: (known.index(name) if name in known else len(known), name)
 
 
-def _accuracy(predictions: Sequence[Prediction], *, seed: int) -> dict[str, Any]:
+def _split_by(
+    predictions: Sequence[Prediction],
+    key: Callable[[Prediction], Key | None],
+    order: Callable[[Key], Any],
+    *,
+    answers: Answers,
+    seed: int,
+) -> dict[str, Any]:
+    """The accuracy of the predictions of each key, which becomes text; those of the key None are left out."""
+    members: dict[Key, list[Prediction]] = {}
+    for prediction in predictions:
+        found = key(prediction)
+        if found is not None:
+            members.setdefault(found, []).append(prediction)
+    return {str(name): _accuracy(members[name], answers=answers, seed=seed) for name in sorted(members, key=order)}
+
+
+def _length_class(prediction: Prediction) -> str | None:
+    """Which of `PROGRAM_LENGTHS` a question's program has."""
+    length = prediction.program_length
+    if length is None:
+        return None
+    low, high = next((low, high) for low, high in PROGRAM_LENGTHS if high is None or length <= high)
+    return f"{low}+" if high is None else f"{low}-{high}"
+
+
+def _accuracy(predictions: Sequence[Prediction], *, answers: Answers, seed: int) -> dict[str, Any]:
     correct, images = correct_of(predictions), images_of(predictions)
     interval = accuracy_interval(correct, images, seed=seed)
     return {
@@ -168,8 +121,24 @@ def _accuracy(predictions: Sequence[Prediction], *, seed: int) -> dict[str, Any]
         "accuracy": interval.estimate,
         "low": interval.low,
         "high": interval.high,
-        "chance": chance_level([NUM_CANDIDATES[p.question_type] for p in predictions]),
+        "chance": chance_level([_possible(p.question_type, answers) for p in predictions]),
     }
+
+
+def _possible(question_type: str, answers: Answers) -> int:
+    """How many of the candidates can be the answer to a question of that type; all where it is not CLEVR's."""
+    return min(NUM_CANDIDATES.get(question_type, len(answers)), len(answers))
+
+
+def _confusion(predictions: Sequence[Prediction], answers: Answers) -> dict[str, Any]:
+    from sklearn.metrics import confusion_matrix  # takes a second to import
+
+    right = [answers.index[p.answer] for p in predictions]
+    given = [answers.index[p.prediction] for p in predictions]
+    counts = confusion_matrix(right, given, labels=range(len(answers)))
+    occurring = np.union1d(right, given)
+    labels = [answers.names[place] for place in occurring]
+    return {"labels": labels, "counts": counts[np.ix_(occurring, occurring)].tolist()}
 
 
 def _share_right(
@@ -180,13 +149,3 @@ def _share_right(
         return None
     correct = sum(answer_by(prediction) == prediction.answer for prediction in predictions)
     return {"n": len(predictions), "correct": correct, "accuracy": correct / len(predictions)}
-
-
-def _first_fault(error: ValidationError) -> str:
-    """The first of pydantic's complaints in one line: where, what was expected, what was got."""
-    fault = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
-    if not field:
-        return message
-    return f"{field}: {message}, got {str(fault['input'])[:60]!r}"

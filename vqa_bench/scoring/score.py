@@ -6,14 +6,18 @@ answer trie is one step of the decoder, a depth at a time. Metrics never ask wha
 Shapes: B images, K questions of an image, n = B·K rows, W inner nodes of one depth, A candidates, V vocabulary.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vqa_bench.data.answers import Answers
 from vqa_bench.data.vocab import END_PART, START_TEXT
 from vqa_bench.models import Batch, ByteBatch, ByteModel, Classifier, ClassifierBatch, DecodeState, VQAModel
-from vqa_bench.scoring.trie import AnswerTrie
+from vqa_bench.scoring.trie import AnswerTrie, answer_trie
 
 
 @dataclass(frozen=True)
@@ -31,23 +35,44 @@ class Scores:
     free: list[bytes | None] | None = None
     mass: Tensor | None = None
 
-    def cpu(self) -> "Scores":
+    def cpu(self) -> Scores:
         """The same in main memory."""
         return Scores(
             self.log_probs.cpu(), self.greedy.cpu(), self.free, None if self.mass is None else self.mass.cpu()
         )
 
+    def where(self, present: Tensor) -> Scores:
+        """Those of the questions that `present` (n,) is true for."""
+        free = self.free
+        if free is not None:
+            free = [answer for answer, there in zip(free, present.tolist(), strict=True) if there]
+        mass = None if self.mass is None else self.mass[present]
+        return Scores(self.log_probs[present], self.greedy[present], free, mass)
+
 
 @torch.no_grad()
-def score(model: VQAModel, batch: Batch) -> Scores:
-    """The scores of all B·K places of a batch; those of places without a question mean nothing."""
+def score(model: VQAModel, batch: Batch, answers: Answers | None = None) -> Scores:
+    """The scores of all B·K places of a batch; those of places without a question mean nothing.
+
+    answers: the candidates, None for the model's own; others than these a byte model only can score.
+    """
     if isinstance(model, ByteModel):
         assert isinstance(batch, ByteBatch)
-        return score_answers(model, model.ask(batch), AnswerTrie(model.candidates))
+        candidates = (model.answers if answers is None else answers).ids(model.cell.sequence.answer)
+        return score_answers(model, model.ask(batch), answer_trie(tuple(candidates)))
     assert isinstance(model, Classifier)
     assert isinstance(batch, ClassifierBatch)
+    assert answers in (None, model.answers), "a classifier has a logit for each of its own answers"
     log_probs = model.log_probs(batch)
     return Scores(log_probs, log_probs.argmax(-1))
+
+
+class _Steps(NamedTuple):
+    """log p (n, C) of what C candidates go on with at one depth; `edges` (C,): equal where the step is the same."""
+
+    candidates: Tensor
+    edges: Tensor
+    log_probs: Tensor
 
 
 def score_answers(model: ByteModel, asked: DecodeState, trie: AnswerTrie) -> Scores:
@@ -55,39 +80,47 @@ def score_answers(model: ByteModel, asked: DecodeState, trie: AnswerTrie) -> Sco
     n, device = len(asked.completed), asked.completed.device
     logits, state = model.step(asked, torch.full((n,), START_TEXT, device=device))
     first = (logits, state)
-    by_depth = [_log_probs(logits)[:, None]]  # (n, W, V) for each depth
+    steps: list[_Steps] = []
     width = 1
-    for level in trie.levels[1:]:
-        state = state.select(width, torch.tensor(level.parents, device=device))
-        width = len(level.parents)
-        logits, state = model.step(state, torch.tensor(level.ids, device=device).repeat(n))
-        by_depth.append(_log_probs(logits).unflatten(0, (n, width)))
-    log_probs = torch.stack(
-        [sum(by_depth[e.depth][:, e.node, e.id] for e in path) for path in trie.paths],  # type: ignore[misc]
-        dim=-1,
-    )
-    free = _free_greedy(model, *first, longest=max(map(len, trie.candidates)))
-    return Scores(log_probs, _constrained_greedy(by_depth, trie), free, log_probs.exp().sum(-1))
+    for depth, level in enumerate(trie.levels):
+        if depth > 0:
+            state = state.select(width, torch.tensor(level.parents, device=device))
+            width = len(level.parents)
+            logits, state = model.step(state, torch.tensor(level.ids, device=device).repeat(n))
+        nodes, ids = torch.tensor(level.nodes, device=device), torch.tensor(level.steps, device=device)
+        candidates = torch.tensor(level.candidates, device=device)
+        steps.append(
+            _Steps(candidates, nodes * logits.shape[-1] + ids, _taken(logits.unflatten(0, (n, width)), nodes, ids))
+        )
+    log_probs = torch.zeros(n, len(trie.candidates), dtype=torch.double, device=device)
+    for step in steps:
+        log_probs[:, step.candidates] += step.log_probs
+    free = _free_greedy(model, *first, longest=trie.longest)
+    return Scores(log_probs, _constrained_greedy(steps, log_probs), free, log_probs.exp().sum(-1))
 
 
-def _log_probs(logits: Tensor) -> Tensor:
-    return logits.double().log_softmax(-1)
+def _taken(logits: Tensor, nodes: Tensor, ids: Tensor) -> Tensor:
+    """(n, C) log p of going on with `ids` (C,) at `nodes` (C,), from the logits (n, W, V) of every node.
+
+    No more is computed than is asked for: of the many (n, W, V) only the normaliser.
+    """
+    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return wide[:, nodes, ids].double() - wide.logsumexp(-1)[:, nodes].double()
 
 
-def _constrained_greedy(by_depth: list[Tensor], trie: AnswerTrie) -> Tensor:
-    """At every node the likeliest id among those that go on in the trie: (n,) the candidate reached."""
-    n = by_depth[0].shape[0]
-    alive = torch.ones(n, len(trie.paths), dtype=torch.bool, device=by_depth[0].device)
-    for depth in range(len(trie.levels)):
-        steps = [(a, path[depth]) for a, path in enumerate(trie.paths) if len(path) > depth]
-        columns = torch.tensor([a for a, _ in steps], device=alive.device)
-        values = torch.stack([by_depth[depth][:, edge.node, edge.id] for _, edge in steps], dim=-1)
-        # The candidates alive at one depth share a node, so comparing their edges compares that node's continuations.
-        values = values.masked_fill(~alive[:, columns], float("-inf"))
-        best = values.amax(-1, keepdim=True)
-        keep = (values == best) & (best > float("-inf"))
-        unfinished = alive[:, columns].any(-1, keepdim=True)
-        alive[:, columns] = torch.where(unfinished, keep & alive[:, columns], alive[:, columns])
+def _constrained_greedy(steps: list[_Steps], log_probs: Tensor) -> Tensor:
+    """At every node the likeliest id among those that go on in the trie: (n,) the candidate reached.
+
+    Of steps that are equally likely the one of the earliest candidate.
+    """
+    alive = torch.ones_like(log_probs, dtype=torch.bool)
+    for step in steps:
+        # The candidates alive at one depth share a node, so comparing their steps compares that node's continuations.
+        going_on = alive[:, step.candidates]
+        values = step.log_probs.masked_fill(~going_on, float("-inf"))
+        chosen = step.edges[values.argmax(-1)]
+        unfinished = going_on.any(-1, keepdim=True)
+        alive[:, step.candidates] = torch.where(unfinished, going_on & (step.edges == chosen[:, None]), going_on)
     return alive.int().argmax(-1)
 
 

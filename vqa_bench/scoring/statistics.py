@@ -4,19 +4,28 @@ Questions about one image stand and fall together, so an interval that takes the
 narrow. Here images are resampled, never questions. NumPy and SciPy only; this file knows arrays of right and
 wrong answers, nothing of models, files or question types.
 
-Shapes: N questions, C clusters (images), K distinct clusters' sums, R replicates.
+Shapes: N questions, C clusters (images), D clusters on which two models differ, K distinct clusters' sums,
+R replicates.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr  # scipy.stats would take seconds to import
+from scipy.special import bdtr, ndtr, ndtri, stdtr, stdtrit  # scipy.stats would take seconds to import
 
 from vqa_bench.errors import UserError
 
 REPLICATES = 10_000
 CONFIDENCE = 0.95
+
+LEAST_P = 1e-9
+"""No smaller p value is claimed: so far out the shape of a tail is anybody's guess."""
+
+STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+"""Below which p value how many stars are given."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ def accuracy_interval(
     seed: int = 0,
 ) -> Interval:
     """Accuracy with the percentile interval of a cluster bootstrap (Efron & Tibshirani 1993, ch. 13; clusters
-    as the units: Davison & Hinkley 1997, sec. 3.8).
+    as the units: Davison & Hinkley 1997, sec. 3.8), expanded for few clusters (Hesterberg 2015, The American
+    Statistician 69:371): the percentiles are taken as far out as Student's t with C - 1 degrees of freedom is.
 
     `correct` (N,) holds 0 or 1, `clusters` (N,) says by any label which image a question is about.
 
@@ -67,13 +77,12 @@ def accuracy_interval(
     estimate = float(hits.sum() / sizes.sum())
     if len(sizes) == 1:
         return Interval(estimate, 0.0, 1.0)
-    tail = (1 - confidence) / 2
     if estimate in (0.0, 1.0):
+        tail = (1 - confidence) / 2
         margin = 1 - tail ** (1 / len(sizes))
         return Interval(estimate, *((0.0, margin) if estimate == 0 else (1 - margin, 1.0)))
     resampled = _resampled_ratios(hits, sizes, replicates=replicates, seed=seed)
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high))
+    return Interval(estimate, *_ends(resampled, len(sizes), confidence))
 
 
 def paired_difference(
@@ -87,29 +96,77 @@ def paired_difference(
 ) -> PairedDifference:
     """Accuracy of a minus accuracy of b on the same N questions, images resampled together for both.
 
-    The p value inverts the percentile interval: twice the smaller share of replicates at or beyond zero,
-    counted with one added to replicates and to cases (Davison & Hinkley 1997, eq. 4.11), so it is never 0. It is never
-    below 2^(1-C) either, the least that swapping the models' names image by image could give.
+    The p value inverts that interval, which is `accuracy_interval`'s: from the smaller share of replicates at or beyond
+    zero, counted with one added to replicates and to cases (Davison & Hinkley 1997, eq. 4.11). Where no replicate
+    gets there, Student's t of the difference over its standard error tells how far out it is, down to `LEAST_P`. And
+    it is never below 2^(1-D), D images on which the sums differ: the least that swapping the models' names image by
+    image could give.
 
     Defined where resampling is blind: equal everywhere gives [0, 0] and p = 1; one image gives [-1, 1] and p = 1.
 
     Raises UserError for no question, or for arrays of different length.
     """
-    correct_a, correct_b = _binary(correct_a), _binary(correct_b)
-    if len(correct_a) != len(correct_b):
-        raise UserError(
-            f"expected two models' answers to the same questions, got {len(correct_a)} and {len(correct_b)} answers"
-        )
-    gains, sizes = _cluster_sums(correct_a - correct_b, clusters)
+    gains, sizes = _paired_sums(correct_a, correct_b, clusters)
     estimate = float(gains.sum() / sizes.sum())
     if len(sizes) == 1:
         return PairedDifference(estimate, -1.0, 1.0, 1.0)
     resampled = _resampled_ratios(gains, sizes, replicates=replicates, seed=seed)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    fewer = min((resampled <= 0).sum(), (resampled >= 0).sum())
-    p_value = min(1.0, max(2 * (fewer + 1) / (replicates + 1), 2.0 ** (1 - len(sizes))))
-    return PairedDifference(estimate, float(low), float(high), float(p_value))
+    return PairedDifference(estimate, *_ends(resampled, len(sizes), confidence), _p_value(resampled, gains, sizes))
+
+
+def minimum_detectable_effect(
+    correct_a: ArrayLike,
+    correct_b: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    power: float = 0.8,
+    level: float = 0.05,
+) -> float:
+    """The least true difference of accuracy that a test set like this one would show with probability `power`.
+
+    (t_{1-level/2} + t_power) · SE, with quantiles of Student's t of C - 1 degrees of freedom: the usual formula for a
+    two-sided test of a mean (Bloom 1995, Evaluation Review 19:547). SE is that of a ratio of sums over images.
+
+    It is never less than D / N, D being the images on which two models must differ, all in favour of one, before
+    `paired_difference` can fall below `level`: without a difference anywhere that is the answer. It is 1, all that a
+    difference can be, with fewer images than D.
+
+    Raises UserError for no question, or for arrays of different length.
+    """
+    if not (0 < level < 1 and 0 < power < 1):
+        raise UserError(f"expected a power and a level between 0 and 1, got {power} and {level}")
+    gains, sizes = _paired_sums(correct_a, correct_b, clusters)
+    images, questions = len(sizes), sizes.sum()
+    needed = math.floor(1 - math.log2(level)) + 1  # the least D with 2^(1-D) < level
+    if images < max(needed, 2):
+        return 1.0
+    effect = (stdtrit(images - 1, 1 - level / 2) + stdtrit(images - 1, power)) * _standard_error(gains, sizes)
+    return float(min(1.0, max(effect, needed / questions)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values adjusted for being many, in the order given: step-down (Holm 1979, Scand. J. Statistics 6:65).
+
+    Rejecting what is below a level keeps the chance of a single false rejection among all below it, however the tests
+    depend on each other. Nothing for no p value. Raises UserError for one outside [0, 1].
+    """
+    for p_value in p_values:
+        _check_p_value(p_value)
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * float(p_values[place])))
+        adjusted[place] = highest
+    return adjusted
+
+
+def stars(p_value: float) -> str:
+    """`***` for a p value below 0.001, `**` below 0.01, `*` below 0.05, else nothing.
+
+    Raises UserError for one outside [0, 1].
+    """
+    _check_p_value(p_value)
+    return next((marks for level, marks in STARS if p_value < level), "")
 
 
 def unclustered_mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
@@ -121,11 +178,9 @@ def unclustered_mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
 
     Raises UserError for no question, or for arrays of different length.
     """
-    correct_a, correct_b = _binary(correct_a), _binary(correct_b)
-    if len(correct_a) != len(correct_b) or len(correct_a) == 0:
-        raise UserError(
-            f"expected two models' answers to the same questions, got {len(correct_a)} and {len(correct_b)} answers"
-        )
+    correct_a, correct_b = _binary_pair(correct_a, correct_b)
+    if len(correct_a) == 0:
+        raise UserError("expected two models' answers to the same questions, got 0 and 0 answers")
     only_a = int((correct_a > correct_b).sum())
     only_b = int((correct_a < correct_b).sum())
     discordant, fewer = only_a + only_b, min(only_a, only_b)
@@ -145,11 +200,33 @@ def chance_level(num_candidates: ArrayLike) -> float:
     return float((1 / counts).mean())
 
 
+def _check_p_value(p_value: float) -> None:
+    if not 0 <= p_value <= 1:
+        raise UserError(f"expected a p value between 0 and 1, got {p_value}")
+
+
 def _binary(correct: ArrayLike) -> NDArray[np.int64]:
     values = np.asarray(correct)
     if values.ndim != 1 or not np.isin(values, (0, 1)).all():
         raise UserError(f"expected one 0 or 1 a question, got an array of shape {values.shape}, {values.dtype}")
     return values.astype(np.int64)
+
+
+def _binary_pair(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pair = _binary(correct_a), _binary(correct_b)
+    if len(pair[0]) != len(pair[1]):
+        raise UserError(
+            f"expected two models' answers to the same questions, got {len(pair[0])} and {len(pair[1])} answers"
+        )
+    return pair
+
+
+def _paired_sums(
+    correct_a: ArrayLike, correct_b: ArrayLike, clusters: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What a has more right than b, and the number of questions, for each cluster: two arrays (C,)."""
+    right_a, right_b = _binary_pair(correct_a, correct_b)
+    return _cluster_sums(right_a - right_b, clusters)
 
 
 def _cluster_sums(values: NDArray[np.int64], clusters: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -163,6 +240,36 @@ def _cluster_sums(values: NDArray[np.int64], clusters: ArrayLike) -> tuple[NDArr
     sums = np.zeros(len(names), dtype=np.int64)
     np.add.at(sums, index, values)
     return sums, np.bincount(index)
+
+
+def _standard_error(sums: NDArray[np.int64], sizes: NDArray[np.int64]) -> float:
+    """Of the ratio r = sum of `sums` / N, from its residuals e_c = sum_c - r · size_c over at least two clusters:
+    sqrt(C / (C - 1) · sum of e_c^2) / N (Cochran 1977, Sampling Techniques, sec. 2.11).
+    """
+    count, questions = len(sizes), sizes.sum()
+    residuals = sums - sums.sum() / questions * sizes
+    return math.sqrt(count / (count - 1) * (residuals**2).sum()) / float(questions)
+
+
+def _ends(resampled: NDArray[np.float64], count: int, confidence: float) -> tuple[float, float]:
+    """The ends of the expanded percentile interval of replicates (R,) that each draw `count` clusters."""
+    t = stdtrit(count - 1, (1 - confidence) / 2)
+    tail = ndtr(t * math.sqrt(count / (count - 1)))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _p_value(resampled: NDArray[np.float64], sums: NDArray[np.int64], sizes: NDArray[np.int64]) -> float:
+    """Two-sided, for a ratio of 0, from its replicates (R,); see `paired_difference`."""
+    count, expansion = len(sizes), math.sqrt(len(sizes) / (len(sizes) - 1))
+    beyond = int(min((resampled <= 0).sum(), (resampled >= 0).sum()))
+    t = float(ndtri((beyond + 1) / (len(resampled) + 1))) / expansion  # where `_ends` would put the end at 0
+    if beyond == 0:
+        standard_error = _standard_error(sums, sizes)
+        distance = math.inf if standard_error == 0 else abs(sums.sum() / sizes.sum()) / standard_error
+        t = min(t, -float(distance))
+    least = max(LEAST_P, 2.0 ** (1 - int(np.count_nonzero(sums))))
+    return min(1.0, max(2 * float(stdtr(count - 1, t)), least))
 
 
 def _resampled_ratios(

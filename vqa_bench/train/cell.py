@@ -11,7 +11,7 @@ from vqa_bench import launch
 from vqa_bench.config import CellConfig
 from vqa_bench.data.shards import Shard
 from vqa_bench.errors import UserError
-from vqa_bench.models import MODELS, ByteModel, MajorityModel, VQAModel, build
+from vqa_bench.models import MODELS, ByteModel, CountedClassifier, VQAModel, build
 from vqa_bench.progress import Progress, silent
 from vqa_bench.runs import TRAINED, load_model, save_model, write_json
 from vqa_bench.train.keep import is_trained
@@ -70,7 +70,7 @@ def begin(model: VQAModel, initial: Path | None) -> dict[str, Any]:
 def _count(cell: CellConfig, shard: Shard, run: Path) -> None:
     """A model that is counted, not trained by steps."""
     model = new_model(cell, shard)
-    assert isinstance(model, MajorityModel), "the configuration requires `train` of every other model"
+    assert isinstance(model, CountedClassifier), "the configuration requires `train` of every other model"
     model.fit(shard.split("train"))
     if launch.is_main():
         save_model(run, model)

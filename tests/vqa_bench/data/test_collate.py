@@ -144,7 +144,7 @@ def test_questions_as_arrays(split: SplitReader) -> None:
 
 
 def test_an_answer_out_of_the_vocabulary(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one of CLEVR's 28 answers, got 'maybe'"):
+    with pytest.raises(UserError, match="one of the shard's 28 answers, got 'maybe'"):
         questions_of(write_split(tmp_path, ("yes", "maybe")))
 
 

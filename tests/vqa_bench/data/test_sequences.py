@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqa_bench.data.sequences import PARTS_OF, SequenceConfig, Sequencer, candidates
+from vqa_bench.data.sequences import PARTS_OF, SequenceConfig, Sequencer
 from vqa_bench.data.vocab import ANSWERS, END_PART, LETTERS, PAD, START_IMAGE, START_TEXT
 from vqa_bench.errors import UserError
 
@@ -63,7 +63,7 @@ def test_weights_cover_bytes_and_end_of_the_answer(image: bytes, answer: str, fo
     make = sequencer(8, image_bytes=60, answer=form)
     sample = make.sample(image, "What is it?", answer)
     weighted = sample.suffix[sample.suffix_weights > 0]
-    assert tuple(weighted) == candidates(form)[ANSWERS.index(answer)]
+    assert tuple(weighted) == make.answers.ids(form)[ANSWERS.index(answer)]
     assert sample.prefix_weights.sum() == 0
     assert sample.suffix[sample.answer_start] == START_TEXT
 

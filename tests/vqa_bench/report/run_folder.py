@@ -2,6 +2,8 @@
 
 import json
 from copy import deepcopy
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,21 @@ from tests.vqa_bench.scoring.predictions import make_prediction
 from vqa_bench.config import MBLMConfig, TrainConfig, overlay
 from vqa_bench.data.sequences import SequenceConfig
 from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, QUESTION_TYPES
-from vqa_bench.scoring.metrics import Prediction, summarise, write_predictions
+from vqa_bench.scoring.metrics import summarise
+from vqa_bench.scoring.predictions import Prediction, correct_of, images_of, write_predictions
+from vqa_bench.scoring.statistics import paired_difference
+
+PARTS = ("image", "question", "answer")
 
 
-def answers_of(questions: int, *, accuracy: float | dict[str, float], seed: int) -> list[Prediction]:
-    """Predictions whose chance to be right depends on the group and, a little, on the image."""
-    generator = np.random.default_rng(seed)
+def answers_of(
+    questions: int, *, accuracy: float | dict[str, float], seed: int, writes: bool = False
+) -> list[Prediction]:
+    """Predictions whose chance to be right depends on the group and, a little, on the image.
+
+    writes: of a model that writes bytes, so that they have a mass and are sometimes written otherwise.
+    """
+    generator, of_scores = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     of_image = np.random.default_rng(0).normal(0, 0.08, size=questions)  # the same images are hard for every model
     records = []
     for index in range(questions):
@@ -25,8 +36,21 @@ def answers_of(questions: int, *, accuracy: float | dict[str, float], seed: int)
         is_right = generator.random() < np.clip(level + of_image[index // 10], 0, 1)
         answer = ANSWERS[index * 7 % len(ANSWERS)]
         wrong = ANSWERS[(index * 7 + 1) % len(ANSWERS)]
-        records.append(make_prediction(index, answer=answer, prediction=answer if is_right else wrong))
+        prediction = answer if is_right else wrong
+        changes = _scores(prediction, of_scores, writes=writes)
+        records.append(make_prediction(index, answer=answer, prediction=prediction, **changes))
     return records
+
+
+def _scores(prediction: str, generator: np.random.Generator, *, writes: bool) -> dict[str, Any]:
+    """Log-probabilities of a confidence between 0.3 and 1, and what a model that writes bytes has beside them."""
+    confidence, mass = generator.uniform(0.3, 1.0), generator.uniform(0.9, 1.0) if writes else 1.0
+    log_probs = np.full(len(ANSWERS), np.log(mass * (1 - confidence) / (len(ANSWERS) - 1)))
+    log_probs[ANSWERS.index(prediction)] = np.log(mass * confidence)
+    changes: dict[str, Any] = {"log_probs": log_probs.round(6).tolist()}
+    if writes:
+        changes |= {"trie_mass": mass, "free_greedy": prediction if generator.random() < 0.9 else None}
+    return changes
 
 
 _SUMMARIES: dict[str, dict[str, Any]] = {}
@@ -34,10 +58,16 @@ _SUMMARIES: dict[str, dict[str, Any]] = {}
 
 def summary_of(predictions: list[Prediction]) -> dict[str, Any]:
     """`summarise`, once for the same predictions: its bootstraps are most of what a made-up run costs."""
-    key = "".join(f"{p.answer}/{p.prediction} " for p in predictions)
+    key = "".join(f"{p.answer}/{p.prediction}/{p.trie_mass} " for p in predictions)
     if key not in _SUMMARIES:
         _SUMMARIES[key] = summarise(predictions)
     return deepcopy(_SUMMARIES[key])
+
+
+def majority_control(questions: int, *, accuracy: float = 0.3) -> dict[str, Any]:
+    """What `controls` holds where the shard has a train split."""
+    summary = summary_of(answers_of(questions, accuracy=accuracy, seed=99))
+    return {"majority": {name: summary[name] for name in ("overall", "groups", "types")}}
 
 
 def make_run(
@@ -57,16 +87,19 @@ def make_run(
     `facts`, then `changes`, are laid over result.json.
     """
     folder.mkdir(parents=True)
-    predictions = answers_of(questions, accuracy=accuracy, seed=seed)
+    blind = shuffled_accuracy is None
+    predictions = answers_of(questions, accuracy=accuracy, seed=seed, writes=not blind)
     write_predictions(folder / "predictions.jsonl", predictions)
-    shuffled = None
+    (folder / "config.json").write_text("{}\n")
+    (folder / "model.safetensors").write_bytes(folder.name.encode())
+    shuffled = vision_gain = None
     if shuffled_accuracy is not None:
-        exchanged = answers_of(questions, accuracy=shuffled_accuracy, seed=seed + 1)
+        exchanged = answers_of(questions, accuracy=shuffled_accuracy, seed=seed + 1, writes=True)
         write_predictions(folder / "predictions-shuffled.jsonl", exchanged)
         shuffled = summary_of(exchanged)
-    blind = shuffled is None
+        vision_gain = asdict(paired_difference(correct_of(predictions), correct_of(exchanged), images_of(predictions)))
     result = {
-        "format": 1,
+        "format": 2,
         "cell": folder.name,
         "title": folder.name if title is None else title,
         "model": {"kind": "lstm" if blind else "mblm", "parameters": 1_234_567, "blind": blind},
@@ -75,9 +108,17 @@ def make_run(
         "init": None,
         "seed": seed,
         "dataset": {"name": "mini", "questions": questions, "images": -(-questions // 10), "missing_images": 0},
+        "answers": list(ANSWERS),
+        "shard": {"path": "../shard", "split": "test", "spec": "pixels:16x12,order=block4", "manifest": "0" * 64},
+        "hashes": {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())},
         "train": {"seconds": 12.5},
         "metrics": summary_of(predictions),
         "shuffled": shuffled,
+        "vision_gain": vision_gain,
+        "controls": None,
+        "bits": None if blind else {part: {"bits_per_byte": 2.5, "bytes": 5_000} for part in PARTS},
+        "cost": {"image_bytes": None if blind else 576.0, "train_flops": 1.5e12},
+        "invariance": None,
     }
     (folder / "result.json").write_text(json.dumps(overlay(overlay(result, facts or {}), changes)))
     if done:

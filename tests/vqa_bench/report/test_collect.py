@@ -9,7 +9,8 @@ from tests.vqa_bench.report.run_folder import answers_of, make_pretraining, make
 from vqa_bench.errors import UserError
 from vqa_bench.report.collect import collect
 from vqa_bench.report.frame import COLUMNS, FRAME_COLUMNS, build_frame, build_pretraining_frame
-from vqa_bench.scoring.metrics import correct_of, images_of, summarise, write_predictions
+from vqa_bench.scoring.metrics import summarise
+from vqa_bench.scoring.predictions import correct_of, images_of, write_predictions
 from vqa_bench.scoring.statistics import paired_difference
 
 
@@ -158,7 +159,7 @@ def test_broken_runs_are_refused_in_one_line(tmp_path: Path) -> None:
         assert "run the cell again" in str(error.value)
         return str(error.value)
 
-    assert "format: Input should be 1" in complaint(format=2)
+    assert "format: Input should be 2" in complaint(format=1)
     assert "model.blind: Field required" in complaint(model={"kind": "lstm", "parameters": 3})
     assert "metrics.overall: Field required" in complaint(metrics={"groups": {}})
     assert "right in" in complaint(metrics=summarise(answers_of(130, accuracy=0.2, seed=0)))

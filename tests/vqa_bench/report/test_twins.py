@@ -15,8 +15,10 @@ from vqa_bench.config import LoopConfig
 from vqa_bench.report.collect import Answers, Run, collect
 from vqa_bench.report.frame import build_frame
 from vqa_bench.report.schema import CellResult
-from vqa_bench.report.tables import markdown, notes, terminal
+from vqa_bench.report.tables import markdown, notes
+from vqa_bench.report.terminal import terminal
 from vqa_bench.report.twins import find_twin
+from vqa_bench.scoring.statistics import stars
 
 MAMBA, TRANSFORMER = BYTE_MODEL["stages"]
 VERSUS = ["vs_scratch", "vs_scratch_low", "vs_scratch_high", "vs_scratch_p"]
@@ -26,9 +28,10 @@ def run(name: str, init: str = "scratch", **changes: Any) -> Run:
     """A finished run whose answers don't matter."""
     level = {"n": 1, "correct": 1, "accuracy": 1.0, "low": 0.0, "high": 1.0, "chance": 0.5}
     facts = {
-        "format": 1,
+        "format": 2,
         "cell": name,
         "title": name.capitalize(),
+        "answers": ["yes", "no"],
         "dataset": {"name": "mini", "missing_images": 0},
         "metrics": {"overall": level, "groups": {}},
         "shuffled": None,
@@ -214,11 +217,13 @@ def test_tables_have_the_difference_only_where_there_is_one(pair: Path) -> None:
     compared = frame.dropna(subset="vs_scratch").set_index("cell")
     shown = {
         cell: "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[f"vs_scratch{end}"] for end in ("", "_low", "_high")))
+        + stars(row["vs_scratch_adjusted_p"])
         for cell, row in compared.iterrows()
     }
-    lines = [line.split(" | ") for line in markdown(frame).splitlines() if line.startswith("| ")]
+    table = markdown(frame).split("\n\n")[1]
+    lines = [line.split(" | ") for line in table.splitlines()]
     place = lines[0].index("vs scratch")
-    assert {line[0].removeprefix("| "): line[place] for line in lines[2:]} == {
+    assert {line[0].removeprefix("| "): line[place].replace("\\*", "*") for line in lines[2:]} == {
         **dict.fromkeys(("chance", "lstm (blind)", "scratch", "scratch, images shuffled"), "-"),
         **dict.fromkeys((f"{title}, images shuffled" for title in ("other", "pretrained", "best")), "-"),
         "other": "-",
@@ -226,8 +231,9 @@ def test_tables_have_the_difference_only_where_there_is_one(pair: Path) -> None:
         "best": shown["best"],
     }
     text = terminal(frame).splitlines()
-    beside = next(number for number, line in enumerate(text) if line.startswith("  vs scratch (points)"))
-    assert text[beside - 1].startswith("pretrained ")
+    beside = next(number for number, line in enumerate(text) if line.startswith("  vs scratch "))
+    assert text[beside - 2].startswith("pretrained ")
+    assert text[beside - 1].startswith("  vision gain ")
     assert text[beside].endswith(shown["pretrained"])
     assert any(note.startswith("vs scratch: points above") for note in notes(frame))
     alone = frame[~frame["cell"].isin(["pretrained", "best"])]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, QUESTION_TYPES
-from vqa_bench.scoring.metrics import Prediction
+from vqa_bench.scoring.predictions import Prediction
 
 
 def make_prediction(index: int, *, answer: str, prediction: str, **changes: object) -> Prediction:
@@ -16,6 +16,8 @@ def make_prediction(index: int, *, answer: str, prediction: str, **changes: obje
         "image": f"CLEVR_val_{index // 10:06d}.png",
         "question_type": question_type,
         "group": GROUP_OF_TYPE[question_type],
+        "program_length": 2 + index % 20,
+        "num_objects": 3 + index // 10 % 8,
         "answer": answer,
         "prediction": prediction,
         "log_probs": log_probs,

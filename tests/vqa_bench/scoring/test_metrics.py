@@ -1,113 +1,16 @@
-"""The predictions' file, its faults, and the summary against counting by hand."""
+"""The summary of predictions against counting by hand."""
 
 import json
-from pathlib import Path
+from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from tests.vqa_bench.scoring.predictions import make_prediction, make_predictions
-from vqa_bench.data.vocab import ANSWERS, GROUP_OF_TYPE, GROUPS, QUESTION_TYPES
+from vqa_bench.data.answers import Answers
+from vqa_bench.data.vocab import ANSWERS, GROUPS, QUESTION_TYPES
 from vqa_bench.errors import UserError
-from vqa_bench.scoring.metrics import (
-    NUM_CANDIDATES,
-    Prediction,
-    read_predictions,
-    summarise,
-    write_predictions,
-)
-
-LOG_PROBS = st.lists(st.floats(-1e6, 0), min_size=len(ANSWERS), max_size=len(ANSWERS))
-
-
-@st.composite
-def predictions(draw: st.DrawFn) -> Prediction:
-    log_probs = draw(LOG_PROBS)
-    question_type = draw(st.sampled_from(QUESTION_TYPES))
-    return Prediction(
-        question_index=draw(st.integers(0, 10**6)),
-        image=draw(st.text(min_size=1, max_size=8)),
-        question_type=question_type,
-        group=GROUP_OF_TYPE[question_type],
-        answer=draw(st.sampled_from(ANSWERS)),
-        prediction=ANSWERS[log_probs.index(max(log_probs))],
-        log_probs=log_probs,  # type: ignore[arg-type]
-        constrained_greedy=draw(st.sampled_from(ANSWERS)),
-        free_greedy=draw(st.none() | st.text(max_size=8)),
-        trie_mass=draw(st.none() | st.floats(0, 1)),
-    )
-
-
-@given(st.lists(predictions(), min_size=1, max_size=5, unique_by=lambda p: p.question_index))
-def test_what_is_written_is_read_back_in_order(tmp_path_factory, records: list[Prediction]) -> None:
-    path = tmp_path_factory.mktemp("run") / "predictions.jsonl"
-    write_predictions(path, records)
-    assert read_predictions(path) == sorted(records, key=lambda p: p.question_index)
-    assert [other.name for other in path.parent.iterdir()] == [path.name]
-    keys = "question_index image question_type group answer prediction log_probs constrained_greedy free_greedy"
-    assert list(json.loads(path.read_text().split("\n")[0])) == [*keys.split(), "trie_mass"]
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"prediction": "maybe"}, "expected one of the 28 answers as prediction, got 'maybe'"),
-        ({"answer": "11"}, "expected one of the 28 answers as answer, got '11'"),
-        ({"group": "count"}, "expected group 'exist' for exist, got 'count'"),
-        ({"question_type": "scene"}, "expected a question_type among exist, .*, got 'scene'"),
-        ({"prediction": "no"}, "expected the prediction with the highest of log_probs, got 'no'"),
-        ({"log_probs": [0.0]}, "log_probs: Tuple should have at least 28 items"),
-        ({"log_probs": [float("nan")] * 28}, "log_probs.0: Input should be a finite number, got 'nan'"),
-        ({"trie_mass": float("inf")}, "trie_mass: Input should be a finite number"),
-        ({"trie_mass": -0.1}, "trie_mass: .* greater than or equal to 0, got '-0.1'"),
-        ({"question_index": "3"}, "question_index: Input should be a valid integer, got '3'"),
-        ({"extra": 1}, "extra: Extra inputs are not permitted, got '1'"),
-        ({"image": None}, "image: Input should be a valid string, got 'None'"),
-    ],
-)
-def test_a_faulty_line_is_named(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
-    path = tmp_path / "predictions.jsonl"
-    good = [json.loads(record.model_dump_json()) for record in make_predictions(14, accuracy=1, seed=0)]
-    good[13] |= change  # type exist, answered "no" or "yes" by the builder's turn of answers
-    path.write_text("".join(json.dumps(line) + "\n" for line in good))
-    with pytest.raises(UserError, match=f"predictions.jsonl, line 14: {complaint}.*; evaluate the cell again") as error:
-        read_predictions(path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_faulty_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.jsonl"
-    with pytest.raises(UserError, match="no such file"):
-        read_predictions(path)
-    path.write_text("")
-    with pytest.raises(UserError, match="empty file"):
-        read_predictions(path)
-    write_predictions(path, make_predictions(3, accuracy=1, seed=0))
-    whole = path.read_text()
-    path.write_text(whole[:-20])
-    with pytest.raises(UserError, match="line 3: Invalid JSON"):
-        read_predictions(path)
-    first, second, third = whole.splitlines(keepends=True)
-    path.write_text(first + third + second)
-    with pytest.raises(UserError, match="line 3: expected a question_index above 2, got 1"):
-        read_predictions(path)
-    path.write_text(first.replace('"image":', '"picture":'))
-    with pytest.raises(UserError, match="line 1: image: Field required"):
-        read_predictions(path)
-
-
-def test_two_answers_to_one_question_are_refused(tmp_path: Path) -> None:
-    record = make_prediction(3, answer="yes", prediction="no")
-    with pytest.raises(UserError, match="two for question_index 3"):
-        write_predictions(tmp_path / "predictions.jsonl", [record, record])
-    assert not list(tmp_path.iterdir())
-
-
-def test_records_are_strict() -> None:
-    with pytest.raises(ValidationError, match="question_index"):
-        make_prediction(0, answer="yes", prediction="no", question_index=True)
+from vqa_bench.scoring.metrics import NUM_CANDIDATES, summarise
+from vqa_bench.scoring.predictions import Prediction
 
 
 def test_summary_equals_counting_by_hand() -> None:
@@ -119,16 +22,62 @@ def test_summary_equals_counting_by_hand() -> None:
     subsets = [(summary["overall"], records)]
     subsets += [(summary["groups"][name], [r for r in records if r.group == name]) for name in GROUPS]
     subsets += [(summary["types"][name], [r for r in records if r.question_type == name]) for name in QUESTION_TYPES]
+    for name, entry in summary["program_lengths"].items():
+        low, _, high = name.rstrip("+").partition("-")
+        inside = range(int(low), int(high or 99) + 1)
+        subsets.append((entry, [r for r in records if r.program_length in inside]))
+    subsets += [(entry, [r for r in records if r.num_objects == int(n)]) for n, entry in summary["num_objects"].items()]
+    subsets += [(entry, [r for r in records if r.answer == name]) for name, entry in summary["answers"].items()]
     for entry, members in subsets:
         correct = sum(record.prediction == record.answer for record in members)
         chance = sum(1 / NUM_CANDIDATES[record.question_type] for record in members)
         assert (entry["n"], entry["correct"]) == (len(members), correct)
         assert entry["images"] == len({record.image for record in members})
         assert entry["accuracy"] == pytest.approx(correct / len(members))
-        assert entry["low"] < entry["accuracy"] < entry["high"]
+        assert entry["low"] <= entry["accuracy"] <= entry["high"]
         assert entry["chance"] == pytest.approx(chance / len(members))
     assert sum(entry["correct"] for entry in summary["groups"].values()) == summary["overall"]["correct"]
+    for part in ("program_lengths", "num_objects", "answers"):
+        assert sum(entry["n"] for entry in summary[part].values()) == len(records)
+    assert list(summary["program_lengths"]) == ["1-4", "5-8", "9-12", "13-16", "17-20", "21+"]
+    assert list(summary["num_objects"]) == ["3", "4", "5", "6", "7", "8", "9", "10"]
+    assert list(summary["answers"]) == [name for name in ANSWERS if any(name == r.answer for r in records)]
     assert summarise(records, seed=0) == summary
+
+
+def test_confusion_is_counted() -> None:
+    records = [
+        make_prediction(i, answer=a, prediction=p)
+        for i, (a, p) in enumerate([("2", "2"), ("2", "3"), ("2", "3"), ("no", "yes")])
+    ]
+    confusion = summarise(records)["confusion"]
+    assert confusion["labels"] == ["yes", "no", "2", "3"]
+    pairs = Counter((record.answer, record.prediction) for record in records)
+    for right, row in zip(confusion["labels"], confusion["counts"], strict=True):
+        assert row == [pairs[right, given] for given in confusion["labels"]]
+
+
+def test_what_data_do_not_say_is_left_out() -> None:
+    """Candidates, types and groups that CLEVR has not; no programs, no scenes; order by name behind CLEVR's own."""
+    answers = Answers(("red", "reddish", "yes"))
+    known = make_prediction(0, answer="yes", prediction="no").model_dump()
+    fields = known | {
+        "answer": "red",
+        "prediction": "red",
+        "constrained_greedy": "red",
+        "log_probs": (-1.0, -2.0, -3.0),
+    }
+    fields |= {"program_length": None, "num_objects": None}
+    types = ["zeal", "hue", "exist"]
+    records = [
+        Prediction.among(answers, **(fields | {"question_index": i, "question_type": name, "group": name}))
+        for i, name in enumerate(types)
+    ]
+    summary = summarise(records, answers=answers)
+    assert list(summary["groups"]) == list(summary["types"]) == ["exist", "hue", "zeal"]
+    assert [summary["types"][name]["chance"] for name in types] == [1 / 3, 1 / 3, 1 / 2]
+    assert (summary["program_lengths"], summary["num_objects"]) == ({}, {})
+    assert list(summary["answers"]) == ["red"]
 
 
 def test_chance_is_by_question_type() -> None:

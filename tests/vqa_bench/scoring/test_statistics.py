@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
 from vqa_bench.errors import UserError
 from vqa_bench.scoring.statistics import (
@@ -51,6 +52,18 @@ def test_coverage_of_the_interval() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("images", [12, 25])
+def test_few_images_widen_the_interval_enough(images: int) -> None:
+    """Without the expansion these are below 0.925 and 0.938."""
+    covered = 0
+    for repetition in range(2_000):
+        correct, clusters = clustered_answers(np.random.default_rng(repetition), images=images)
+        interval = accuracy_interval(correct, clusters, replicates=1_000, seed=repetition)
+        covered += interval.low <= ACCURACY <= interval.high
+    assert 0.935 <= covered / 2_000 <= 0.97
+
+
+@pytest.mark.slow
 def test_paired_test_keeps_its_level() -> None:
     """Two equally good models whose answers to an image are correlated: p < 0.05 in about 5 % of test sets."""
     rejected = 0
@@ -75,6 +88,10 @@ def brute_force(values: NDArray[np.float64], clusters: NDArray[np.int64], replic
     return np.array(means)
 
 
+EXPANDED = stats.norm.cdf(np.array([-1, 1]) * np.sqrt(30 / 29) * stats.t(29).ppf(0.975))
+"""The shares of replicates between which the interval of 30 images lies (Hesterberg 2015)."""
+
+
 @pytest.fixture(scope="module")
 def unequal_clusters() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Answers of two models to 1 to 6 questions about each of 30 images, not in the images' order."""
@@ -88,7 +105,7 @@ def unequal_clusters() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np
 def test_accuracy_interval_equals_brute_force(unequal_clusters) -> None:
     correct, _, clusters = unequal_clusters
     interval = accuracy_interval(correct, clusters, replicates=40_000)
-    expected = np.quantile(brute_force(correct, clusters, 4_000), [0.025, 0.975])
+    expected = np.quantile(brute_force(correct, clusters, 4_000), EXPANDED)
     assert interval.estimate == correct.mean()
     np.testing.assert_allclose([interval.low, interval.high], expected, atol=0.012)
 
@@ -98,8 +115,9 @@ def test_paired_interval_equals_brute_force(unequal_clusters) -> None:
     difference = paired_difference(correct_a, correct_b, clusters, replicates=40_000)
     resampled = brute_force(correct_a - correct_b, clusters, 4_000)
     assert difference.estimate == pytest.approx(correct_a.mean() - correct_b.mean())
-    np.testing.assert_allclose([difference.low, difference.high], np.quantile(resampled, [0.025, 0.975]), atol=0.01)
-    assert difference.p_value == pytest.approx(2 * (resampled <= 0).mean(), abs=0.005)
+    np.testing.assert_allclose([difference.low, difference.high], np.quantile(resampled, EXPANDED), atol=0.01)
+    in_deviations = stats.norm.ppf((resampled <= 0).mean()) / np.sqrt(30 / 29)
+    assert difference.p_value == pytest.approx(2 * stats.t(29).cdf(in_deviations), abs=0.005)
     assert difference.low > 0
     assert difference.p_value < 0.05
 
@@ -149,9 +167,41 @@ def test_where_resampling_is_blind_the_result_is_defined() -> None:
 
 
 def test_p_value_is_never_smaller_than_the_data_allow() -> None:
-    difference = paired_difference(np.ones(50), np.zeros(50), np.arange(50), replicates=999)
-    assert difference.p_value == pytest.approx(2 / 1000)
+    assert paired_difference(np.ones(50), np.zeros(50), np.arange(50)).p_value == 1e-9
     assert paired_difference([1, 1, 1], [0, 0, 0], ["a", "b", "c"]).p_value == pytest.approx(2 / 2**3)
+    # Four images on which the models differ say no more among a hundred than alone.
+    one_sided = np.arange(100) < 4
+    assert paired_difference(one_sided, np.zeros(100), np.arange(100)).p_value == pytest.approx(2 / 2**4)
+
+
+def test_p_value_goes_on_where_the_replicates_end() -> None:
+    """Ten times the replicates must not be needed to tell 4.5 standard errors from 6."""
+    generator = np.random.default_rng(3)
+    clusters = np.repeat(np.arange(200), 10)
+    correct_b = generator.random(2_000) < 0.5
+    found = []
+    for changed in (0.06, 0.12):
+        correct_a = correct_b | (generator.random(2_000) < changed)
+        correct_a &= generator.random(2_000) > 0.02
+        few = paired_difference(correct_a, correct_b, clusters, replicates=500)
+        many = paired_difference(correct_a, correct_b, clusters, replicates=20_000)
+        assert few.p_value == many.p_value or many.p_value > 1 / 20_000
+        found.append(many.p_value)
+    assert found[1] < found[0] / 10
+    assert found[1] >= 1e-9
+
+
+def test_p_value_is_below_the_level_where_the_interval_leaves_zero_out() -> None:
+    left_out = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        clusters = np.repeat(np.arange(15), generator.integers(1, 8, size=15))
+        correct_a, correct_b = (generator.random((2, len(clusters))) < [[0.65], [0.45]]).astype(int)
+        difference = paired_difference(correct_a, correct_b, clusters, replicates=1_000)
+        outside = difference.low > 0 or difference.high < 0
+        left_out += outside
+        assert outside == (difference.p_value < 0.05) or 0.045 < difference.p_value < 0.055
+    assert 10 < left_out < 50
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (9, 2), (2, 9), (4, 4), (30, 12)])

@@ -64,6 +64,7 @@ def test_peer_rows_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "peer.md").read_text(encoding="utf-8").count("| T/T ") == 6
 
 
+@pytest.mark.slow
 def test_peer_rows_of_different_models_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SideHere, "spoiled", {"loss": 0.0, "parameters": 7})  # nothing to agree about
     saved = run_peer(tmp_path, "S/T", monkeypatch)

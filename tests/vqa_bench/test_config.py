@@ -267,6 +267,13 @@ def test_a_cell_fits_the_run_that_it_begins_from(tmp_path: Path) -> None:
     assert "pretrained.run" not in unread
 
 
+def test_features_of_damaged_bytes_there_are_none(tmp_path: Path) -> None:
+    cell = {"name": "cell", "title": "A cell", "encoding": "bmp:16x12", "train": TRAIN, "evaluate": {"damage": 5}}
+    model = {"kind": "cnn_lstm", "features": {"folder": "features"}}
+    assert "evaluate.damage: expected 0 for a model on extracted" in faults(tmp_path, cells=[cell | {"model": model}])
+    assert load(tmp_path, cells=[cell | {"model": {"kind": "cnn_lstm"}}]).cells[0].evaluate.damage == 5
+
+
 def test_a_pretrained_cell_without_training_is_one_fault(tmp_path: Path) -> None:
     """Not a missing key: `train` may be said in part, or only where the weights are named, or not at all."""
     cell = {key: value for key, value in MBLM.items() if key != "train"} | {"name": "cell", "init": "pretrained"}

@@ -14,15 +14,16 @@ import torch
 from data_scripts.synth.narrate import make_book
 from mblm.checkpoint import from_pretrained
 from tests.vqa_bench.texts import CAUSAL, MASKED, TRAIN, make_books, make_config, noise
-from vqa_bench.config import LoopConfig, PretrainConfig
+from vqa_bench.config import PRETRAIN_FOLDER, LoopConfig, PretrainConfig
 from vqa_bench.data.books import Books
 from vqa_bench.data.windows import WindowBatch
 from vqa_bench.errors import UserError
-from vqa_bench.runs import DONE, METRICS, RESULT
+from vqa_bench.runs import DONE, METRICS, RESULT, WEIGHTS
 from vqa_bench.scoring.bits import text_loss
 from vqa_bench.train import optimise
 from vqa_bench.train.optimisation import learning_rate_factor
 from vqa_bench.train.text import PRETRAIN, TextTask, new_model, pretrain
+from vqa_bench.verify import verify
 
 CPU = torch.device("cpu")
 MODELS = pytest.mark.parametrize("model", [CAUSAL, MASKED], ids=["causal", "masked"])
@@ -203,6 +204,23 @@ def test_a_trained_run_is_evaluated_and_not_trained_again(books: Books, tmp_path
     assert pretrain(make_config(), books, tmp_path) == result
     assert (tmp_path / DONE).exists()
     assert (tmp_path / METRICS).read_bytes() == before
+
+
+def test_a_changed_byte_of_the_weights_is_noticed(books: Books, tmp_path: Path) -> None:
+    config = make_config()
+    run = tmp_path / "results" / PRETRAIN_FOLDER / config.name
+    run.mkdir(parents=True)
+    pretrain(config, books, run)
+
+    def faults() -> list[str]:
+        return [fault for check in verify(tmp_path / "results") for fault in check.faults]
+
+    assert faults() == []
+    weights = bytearray((run / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (run / WEIGHTS).write_bytes(weights)
+    [fault] = faults()
+    assert fault.startswith(f"{WEIGHTS}: expected SHA-256 ")
 
 
 def test_it_learns_text(narrated: Books, tmp_path: Path) -> None:

@@ -334,6 +334,8 @@ def test_the_command_and_the_tables(folder: Path, capsys: pytest.CaptureFixture[
     assert "ok         bytes: result, hashes, predictions, numbers" in shown
     assert "ok         pretrain/text: result" in shown
     assert "unchecked  pretrain/text: model.safetensors: hashes: a pretraining run's result holds none" in shown
+    assert main(["verify", str(runs / "pretrain" / "text")]) == 0  # and by itself
+    assert "ok         text: result" in capsys.readouterr().out
     tables = sorted(path.name for path in runs.iterdir() if path.suffix in (".csv", ".md", ".tex"))
     assert tables == ["details.csv", "pretraining.csv", "table.csv", "table.md", "table.tex"]
     assert f"ok         runs: {', '.join(tables)}" in shown

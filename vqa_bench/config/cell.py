@@ -104,6 +104,11 @@ class CellConfig(Strict):
             raise ValueError(f"expected {expected} for a model of kind {self.model.kind}")
         if (self.init == "pretrained") != (self.pretrained is not None):
             raise ValueError("init: pretrained: expected `pretrained` to say what to begin from")
+        if self.evaluate.damage > 0 and getattr(self.model, "features", None) is not None:
+            raise ValueError(
+                "evaluate.damage: expected 0 for a model on extracted features, which damaged bytes have none of, got "
+                f"{self.evaluate.damage}"
+            )
         if self.init == "pretrained" and self.model.kind != "mblm":
             raise ValueError(f"init: pretrained: expected a model of kind mblm, got {self.model.kind}")
         return self

@@ -24,8 +24,8 @@ _SIGNS_OF_A_RUN = ("provenance.json", "key.json", "result.json", "DONE")
 class Answers:
     """A predictions file without its scores: N questions in the order of question_index.
 
-    `correct` (N,) booleans, `images` (N,) names; `questions` is a digest of the indices and right answers, the same
-    for two files that answer the same test set.
+    `correct` (N,) booleans, `images` (N,) names; `questions` is a digest of the indices, the right answers and the
+    candidates, the same for two files that answer the same test set: among fewer candidates it is easier to be right.
     """
 
     correct: NDArray[np.bool_]
@@ -118,7 +118,7 @@ def read_run(folder: Path) -> Run:
 
 def _read_answers(path: Path, metrics: Metrics, candidates: Candidates) -> Answers:
     """Read predictions and hold them against the numbers made of them earlier."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{candidates.names}\n".encode())
     correct, images = [], []
     for prediction in iterate_predictions(path, candidates):
         digest.update(f"{prediction.question_index}\t{prediction.answer}\n".encode())

@@ -64,11 +64,16 @@ def compare(folder_a: Path, folder_b: Path) -> Comparison:
     """Read two runs and compare their answers.
 
     Raises UserError if one is not finished or not whole, if both are the same, or if they did not answer the same
-    questions of the same data set.
+    questions of the same data set, or chose among other candidates.
     """
     if folder_a.resolve() == folder_b.resolve():
         raise UserError(f"expected two runs to compare, got {folder_a} twice; name another one")
     a, b = read_run(folder_a), read_run(folder_b)
+    if a.result.answers != b.result.answers:
+        raise UserError(
+            f"expected two runs that chose among the same answers in the same order, got {len(a.result.answers)} of "
+            f"{folder_a} and {len(b.result.answers)} others of {folder_b}; `vqa-bench evaluate` both with one list"
+        )
     if (a.result.dataset.name, a.answers.questions) != (b.result.dataset.name, b.answers.questions):
         raise UserError(
             f"expected two runs that answered the same questions, got {_test_set(a)} of {folder_a} and {_test_set(b)} "

@@ -35,7 +35,11 @@ def draw_bytes(runs: Sequence[Run], frame: pd.DataFrame) -> Figure | None:
 
 def draw_flops(runs: Sequence[Run], frame: pd.DataFrame) -> Figure | None:
     """Accuracy against the operations of training; None where they were counted for no cell."""
-    return _draw(frame, "train_flops", "floating-point operations of the whole training (log scale)")
+    return _draw(
+        frame,
+        "train_flops",
+        "floating-point operations of training, pretraining and extracted features not counted (log scale)",
+    )
 
 
 def _draw(frame: pd.DataFrame, column: str, label: str) -> Figure | None:

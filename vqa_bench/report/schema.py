@@ -112,6 +112,12 @@ class Dataset(Part):
     missing_images: int
 
 
+class ShardFacts(Part):
+    """The shard that a cell was trained or tested on; manifest: the SHA-256 of its `manifest.json`."""
+
+    manifest: str | None = None
+
+
 class Training(Part):
     """How the training went: steps done of those planned, and what ended it (`steps` where all were done).
 
@@ -167,6 +173,7 @@ class CellResult(Part):
     init: str | None
     seed: int
     dataset: Dataset
+    shard: ShardFacts | None = None
     answers: list[str]
     metrics: Metrics
     shuffled: Metrics | None

@@ -40,7 +40,13 @@ _GREEDY = (
 )
 _ECE = "ECE: how far confidence and accuracy are apart, in the mean over bins of confidence."
 _BRIER = "Brier: the candidates' probabilities against 1 for the right one and 0 for the others, squared and summed."
-_BITS = "Bits per byte of a part: the mean of -log2 p over its bytes, given all that comes before."
+_FLOPS = (
+    "Training FLOPs: of a cell's own steps; pretraining before them and the extraction of features are not in them."
+)
+_BITS = (
+    "Bits per byte of a part: the mean of -log2 p over its bytes, given all that comes before; a model whose loss was "
+    "on answers alone never learnt to predict the other parts."
+)
 
 SCORES = (
     Score("overall_accuracy", "likelihood", _percent),
@@ -53,7 +59,7 @@ SCORES = (
     Score("bits_question", "bits/byte\nquestion", _digits, _BITS),
     Score("bits_answer", "bits/byte\nanswer", _digits, _BITS),
     Score("image_bytes", "bytes\na picture", lambda value: f"{value:,.0f}", narrow=False),
-    Score("train_flops", "training\nFLOPs", _power, narrow=False),
+    Score("train_flops", "training\nFLOPs", _power, _FLOPS, narrow=False),
 )
 
 

@@ -70,6 +70,7 @@ def _recipe(result: CellResult) -> str:
     recipe = {
         "model": result.model.kind,
         "config": result.model.config,
+        "shard": None if result.shard is None else result.shard.manifest,
         "encoding": result.encoding,
         "sequence": result.sequence,
         "init": result.init,

@@ -116,6 +116,7 @@ def measure(
     images: int,
     seed: int = 0,
     answers: Answers | None = None,
+    undamaged: Sequence[Prediction] | None = None,
     size: BatchSize | None = None,
     report: Progress = silent,
 ) -> dict[str, Any]:
@@ -130,7 +131,9 @@ def measure(
 
     Every process of a launch calls this, each does its share and gets the result, the main one writes. model: one that
     sees images. images: so many, spread evenly over the split; all where it has fewer. answers: the candidates, None
-    for the model's own. size: of batches, as in `answering.answer`.
+    for the model's own. undamaged: the answers to all questions of the split as it is, where they are known: given
+    again in other batches, one that is hardly ahead of another might not be the same. size: of batches, as in
+    `answering.answer`.
 
     Raises UserError as `answering.answer` does, and where the files cannot be written.
     """
@@ -138,23 +141,25 @@ def measure(
     rows = [group.image for group in groups]
     damages = damages_of(eyes.spec)
 
-    def at(damage: Damage) -> _Level:
+    def at(damage: Damage, known: list[Prediction] | None = None) -> _Level:
         def told(done: int, total: int, note: str = "") -> None:
             report(done, total, f"{damage.name}, {damage.label}")
 
         view = DamagedSplit(split, damage, eyes, seed)
-        predictions = answer(model, view, groups, answers=answers, size=size, report=told)
-        return _Level(damage, predictions, *_shares(view, eyes, rows))
+        found = answer(model, view, groups, answers=answers, size=size, report=told) if known is None else known
+        return _Level(damage, found, *_shares(view, eyes, rows))
 
-    undamaged = at(Damage(UNDAMAGED, 0.0, UNDAMAGED, lambda data, seed: data))
+    asked = {int(split.question_index[row]) for group in groups for row in group.questions}
+    known = None if undamaged is None else [p for p in undamaged if p.question_index in asked]
+    beginning = at(Damage(UNDAMAGED, 0.0, UNDAMAGED, lambda data, seed: data), known)
     levels: list[_Level] = []
     for number, damage in enumerate(damages):
         if number == 0 or damage.name != damages[number - 1].name:
-            levels.append(replace(undamaged, damage=replace(undamaged.damage, name=damage.name)))
+            levels.append(replace(beginning, damage=replace(beginning.damage, name=damage.name)))
         levels.append(at(damage))
     result = {
         "images": len(groups),
-        "questions": len(undamaged.predictions),
+        "questions": len(beginning.predictions),
         "seed": seed,
         "note": AS_GRAY if eyes.room is None else None,
         "levels": [level.entry() for level in levels],

@@ -85,9 +85,13 @@ def cost(
 def _train_flops(model: VQAModel, shard: Shard, training: dict[str, Any]) -> float | None:
     if model.cell.train is None or "steps" not in training or "train" not in shard.manifest.splits:
         return None
+    import torch
+
     from vqa_bench.estimate import estimate
 
-    return estimate(model.cell, shard).flops * int(training["steps"])
+    # As a CPU does it, whatever the run was on: elsewhere, work that is shared there is done twice, and a result would
+    # not hold where it is verified on another machine.
+    return estimate(model.cell, shard, device=torch.device("cpu")).flops * int(training["steps"])
 
 
 def _relative(path: Path, out: Path) -> str:

@@ -84,7 +84,7 @@ def evaluate(
     if not model.blind and settings.shuffled:
         shuffled = test.answer(SHUFFLED, shuffled_pictures(len(test.reader), SHUFFLE_SEED))
     measured = {"bits": _bits(test, predictions, settings), "invariance": _invariance(test, predictions, settings)}
-    damaged = _damage(test, settings)
+    damaged = _damage(test, predictions, settings)
     measured["batches"] = _batches(test.size)
     result: dict[str, Any] = {}
     if launch.is_main():  # the rest needs no model
@@ -151,7 +151,7 @@ def _invariance(test: _Test, predictions: list[Prediction], settings: EvaluateCo
     )
 
 
-def _damage(test: _Test, settings: EvaluateConfig) -> list[str]:
+def _damage(test: _Test, predictions: list[Prediction], settings: EvaluateConfig) -> list[str]:
     """Write down what a model that sees images makes of damaged ones, where that is asked for; the files' names."""
     if settings.damage == 0 or test.model.blind:
         return []
@@ -163,6 +163,7 @@ def _damage(test: _Test, settings: EvaluateConfig) -> list[str]:
         test.out,
         images=settings.damage,
         answers=test.answers,
+        undamaged=predictions,
         size=test.size,
         report=test.report,
     )

@@ -85,7 +85,8 @@ def _measure(
             in_batches(model, split, groups, size, work, rank=launch.rank(), world=launch.world(), report=report)
         )
     found = launch.gather(own)
-    return _entry(sum(nats for nats, _ in found), sum(count for _, count in found))
+    # Exactly rounded, so that it does not depend on which process measured which batch.
+    return _entry(math.fsum(nats for nats, _ in found), sum(count for _, count in found))
 
 
 def _entry(nats: float, count: int) -> dict[str, float]:

@@ -22,10 +22,11 @@ from vqa_bench import launch
 from vqa_bench.config import PretrainConfig
 from vqa_bench.data.books import Books, WindowPlan
 from vqa_bench.data.loading import batches
+from vqa_bench.data.manifest import file_info
 from vqa_bench.data.windows import Masking, WindowBatch, collate_windows, training_windows
 from vqa_bench.models import TextModel, build_text
 from vqa_bench.progress import Progress, silent
-from vqa_bench.runs import DONE, RESULT, write_json, writing
+from vqa_bench.runs import CONFIG, DONE, RESULT, WEIGHTS, write_json, writing
 from vqa_bench.scoring.bits import TextLoss, text_loss
 from vqa_bench.train.keep import facts_of, is_trained
 from vqa_bench.train.loop import optimise
@@ -73,10 +74,11 @@ def pretrain(config: PretrainConfig, books: Books, run: Path, *, report: Progres
     }
     if launch.is_main():
         with writing(run / RESULT):
+            result["hashes"] = {name: file_info(run / name).sha256 for name in (CONFIG, WEIGHTS)}
             write_json(run / RESULT, result)
             (run / DONE).touch()
     launch.barrier()
-    return result
+    return launch.broadcast(result)
 
 
 def new_model(config: PretrainConfig) -> TextModel:

@@ -10,13 +10,14 @@ tables.py   pretraining runs, and the tables of a results folder
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vqa_bench.config import PRETRAIN_FOLDER
 from vqa_bench.errors import UserError
 from vqa_bench.matrix.folder import KEY
 from vqa_bench.progress import Progress, silent
-from vqa_bench.runs import DONE, PROVENANCE, RESULT, is_done
+from vqa_bench.runs import DONE, PROVENANCE, RESULT, is_done, read_json
 from vqa_bench.verify.checks import Check, Checker
 from vqa_bench.verify.run import run_checks
 from vqa_bench.verify.shards import Shards
@@ -36,7 +37,8 @@ def verify(folder: Path, *, shards: Sequence[Path] = (), report: Progress = sile
     """
     known = Shards(shards)
     if _is_run(folder):
-        return list(run_checks(folder, folder.resolve().name, known))
+        checks_of_it = pretraining_checks if _is_pretraining(folder) else partial(run_checks, shards=known)
+        return list(checks_of_it(folder, folder.resolve().name))
     runs, pretraining = _runs_in(folder), _runs_in(folder / PRETRAIN_FOLDER)
     if not runs and not pretraining:
         raise UserError(f"expected a run, or a folder of runs, got {folder}, which is neither; name another")
@@ -55,6 +57,15 @@ def verify(folder: Path, *, shards: Sequence[Path] = (), report: Progress = sile
 
 def _is_run(folder: Path) -> bool:
     return any((folder / sign).is_file() for sign in _SIGNS_OF_A_RUN)
+
+
+def _is_pretraining(run: Path) -> bool:
+    """Whether a finished run, given by itself, says that it is one on text; a result that says nothing is a cell's."""
+    try:
+        result = read_json(run / RESULT) if is_done(run) else None
+    except UserError:
+        return False  # the checks of a cell's run say what is wrong with it
+    return isinstance(result, dict) and result.get("kind") == "pretrain"
 
 
 def _runs_in(folder: Path) -> list[Path]:

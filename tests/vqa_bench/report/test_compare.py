@@ -11,9 +11,11 @@ import pytest
 
 from tests.vqa_bench.report.run_folder import answers_of, make_run
 from vqa_bench.cli import main
-from vqa_bench.data.vocab import GROUPS, QUESTION_TYPES
+from vqa_bench.data.vocab import ANSWERS, GROUPS, QUESTION_TYPES
 from vqa_bench.errors import UserError
+from vqa_bench.report.collect import read_run
 from vqa_bench.report.compare import COLUMNS, compare, notes, terminal, write_csv
+from vqa_bench.report.frame import build_frame
 from vqa_bench.scoring.predictions import correct_of, images_of
 from vqa_bench.scoring.statistics import (
     holm,
@@ -159,6 +161,19 @@ def test_what_cannot_be_compared_is_said_in_one_line(runs, tmp_path: Path) -> No
         with pytest.raises(UserError, match=message) as error:
             compare(runs[0], folder)
         assert "\n" not in str(error.value)
+
+
+def test_runs_that_chose_among_other_answers_are_not_compared(runs, tmp_path: Path) -> None:
+    """Neither here nor in a table: among fewer it is easier to be right."""
+    folder = make_run(tmp_path / "more", accuracy=0.5, seed=4)
+    names = [*ANSWERS, "maybe"]
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"answers": names}))
+    rewrite(folder, lambda record: record["log_probs"].append(-99.0))
+    with pytest.raises(UserError, match=r"chose among the same answers in the same order, got 28 of .* and 29 others"):
+        compare(runs[0], folder)
+    frame = build_frame([read_run(runs[0]), read_run(folder)])
+    assert frame.loc[frame["row"] == "cell", "test_set"].nunique() == 2
 
 
 def test_command_prints_the_table_and_writes_the_csv(runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,21 @@ def test_controls_are_in_every_table(tmp_path: Path) -> None:
     assert "No question-only model is finished" in text
 
 
+def test_a_control_that_is_not_that_of_every_cell_is_said_to_be(tmp_path: Path) -> None:
+    """Nor is it left out for a cell that counts answers over all types."""
+    for name, accuracy in (("a", 0.3), ("b", 0.6)):
+        control = majority_control(130, accuracy=accuracy)
+        make_run(tmp_path / name, accuracy=0.8, shuffled_accuracy=0.4, questions=130, controls=control)
+    over_all = {"kind": "majority", "config": {"per_type": False}}
+    make_run(tmp_path / "over-all", accuracy=0.3, questions=130, model=over_all)
+    frame = build_frame(collect(tmp_path).runs)
+    (remark,) = frame.loc[frame["row"] == "majority", "remarks"]
+    assert remark == "The training splits of the cells differ; this is the majority of one of them."
+    (tmp_path / "b" / "DONE").unlink()
+    frame = build_frame(collect(tmp_path).runs)
+    assert frame.loc[frame["row"] == "majority", "remarks"].isna().tolist() == [True]
+
+
 def test_only_cells_that_see_are_bold(frame: pd.DataFrame) -> None:
     bold = {name: cells for name, cells in rows_of(markdown(frame)).items() if "**" in "".join(cells)}
     assert list(bold) == ["Pixels \\| blocks"]

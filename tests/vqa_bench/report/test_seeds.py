@@ -9,7 +9,7 @@ from tests.vqa_bench.report.run_folder import make_byte_run, make_run
 from vqa_bench.report.collect import collect
 from vqa_bench.report.details import build_details
 from vqa_bench.report.frame import COMPARISONS, build_frame
-from vqa_bench.report.seeds import common_title
+from vqa_bench.report.seeds import common_title, mean_row
 from vqa_bench.report.tables import markdown, notes
 from vqa_bench.scoring.predictions import correct_of, images_of, read_predictions
 from vqa_bench.scoring.statistics import holm, paired_difference
@@ -45,6 +45,31 @@ def test_seeds_stand_together_with_their_mean_behind_them(results: Path) -> None
     low, middle, high = (100 * mean[f"overall_{name}"] for name in ("low", "accuracy", "high"))
     assert f"| MBLM, mean of 3 seeds | {middle:.1f} ({low:.1f} to {high:.1f}) |" in markdown(block)
     assert any(note.startswith("Mean of seeds") for note in notes(block))
+
+
+def test_seeds_on_other_data_are_no_family(tmp_path: Path) -> None:
+    """The same questions of a shard with another train split, say."""
+    make_byte_run(tmp_path / "all", accuracy=0.5, draw=1)
+    make_byte_run(tmp_path / "half", accuracy=0.5, draw=1, seed=1, shard={"manifest": "1" * 64})
+    assert "mean" not in set(build_frame(collect(tmp_path).runs)["row"])
+
+
+def test_other_initial_weights_are_no_family(tmp_path: Path) -> None:
+    for seed, source in enumerate(("text", "other text")):
+        run = {"seed": seed, "initial": {"source": source}}
+        make_byte_run(tmp_path / f"{seed}", accuracy=0.5, draw=seed, init="pretrained", **run)
+    assert "mean" not in set(build_frame(collect(tmp_path).runs)["row"])
+
+
+def test_a_mean_is_of_all_seeds_or_missing() -> None:
+    """`b` lacks a number of one seed; `c` has a mean, but no least and greatest."""
+    rows = [
+        {"title": "a", "a_accuracy": 0.2, "b": 1.0, "c": 1.0},
+        {"title": "a", "a_accuracy": 0.6, "b": None, "c": 3.0},
+    ]
+    mean = mean_row(rows, ["a_accuracy", "b", "c"], ["a_accuracy"])
+    numbers = {name: value for name, value in mean.items() if name[0] in "abc" and name != "best_blind"}
+    assert numbers == {"a_accuracy": pytest.approx(0.4), "a_low": 0.2, "a_high": 0.6, "c": 2.0}
 
 
 def test_equal_seeds_and_other_settings_are_no_family(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.vqa_bench.scoring.predictions import make_prediction
 from vqa_bench.data.answers import CLEVR_ANSWERS
 from vqa_bench.data.vocab import ANSWERS
-from vqa_bench.scoring.calibration import BINS, calibration, normalised
+from vqa_bench.scoring.calibration import BINS, _bins, calibration, normalised
 from vqa_bench.scoring.predictions import Prediction
 
 
@@ -69,3 +69,10 @@ def test_only_the_candidates_share_the_probability() -> None:
     np.testing.assert_allclose(normalised(some), [probabilities, probabilities])
     tiny = make_prediction(0, answer="yes", prediction="yes", log_probs=[-2000.0, *[-2001.0] * 27])
     assert normalised([tiny])[0, 0] == pytest.approx(1 / (1 + 27 / math.e))
+
+
+@pytest.mark.parametrize(("confidence", "low", "high"), [(0.2, 2, 3), (1.0, 14, 15), (1 / 15, 0, 1), (0.0, 0, 1)])
+def test_a_bin_holds_its_upper_edge(confidence: float, low: int, high: int) -> None:
+    edges = np.linspace(0, 1, BINS + 1)
+    (found,) = _bins(np.array([edges[np.abs(edges - confidence).argmin()]]), np.array([True]))
+    assert (found["low"], found["high"]) == (edges[low], edges[high])

@@ -2,11 +2,14 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.vqa_bench.cells import make_cell, make_shard
 from tests.vqa_bench.data.clevr_folder import make_clevr_folder
+from tests.vqa_bench.scoring.predictions import make_prediction
 from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
 from vqa_bench.data.loading import evaluation_groups
 from vqa_bench.data.shards import Shard
@@ -45,6 +48,25 @@ def test_ties_go_to_the_first_candidate() -> None:
     answers = Answers(("b", "a", "c"))
     assert majority(["x", "x", "x", "y"], ["a", "b", "c", "c"], answers) == {"x": "b", "y": "c"}
     assert majority(["x", "x", "x"], ["unknown", "unknown", "c"], answers) == {"x": "c"}
+
+
+def test_a_type_that_training_has_not_gets_the_commonest_answer_of_all() -> None:
+    """Counted on the train split, whatever others there are."""
+    splits = {
+        "train": SimpleNamespace(question_type=["exist"] * 3 + ["count"] * 3, answer=["no", "no", "yes", *"333"]),
+        "test": SimpleNamespace(question_type=["exist"], answer=["yes"]),
+    }
+    shard: Any = SimpleNamespace(manifest=SimpleNamespace(splits=splits), split=splits.__getitem__)
+    asked = [
+        make_prediction(0, answer="no", prediction="yes", question_type="exist", group="exist"),
+        make_prediction(1, answer="3", prediction="yes", question_type="query_color", group="query"),
+    ]
+    found = controls(shard, asked, CLEVR_ANSWERS)
+    assert found is not None
+    assert {name: entry["correct"] for name, entry in found["majority"]["types"].items()} == {
+        "exist": 1,
+        "query_color": 1,
+    }
 
 
 def test_needs_a_train_split(tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_every_number_follows_from_the_answers(pixels: Shard, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("quick")
+def test_answers_to_undamaged_pictures_are_not_given_again(pixels: Shard, tmp_path: Path) -> None:
+    """In other batches one that is hardly ahead might not be the same."""
+    model, split = byte_model(pixels), pixels.split("test")
+    known = [p.model_copy(update={"prediction": "purple"}) for p in answer(model, split, evaluation_groups(split))]
+    result = measure(model, split, tmp_path, images=4, undamaged=known)
+    lines = [json.loads(line) for line in (tmp_path / DAMAGED_ANSWERS).read_text().splitlines()]
+    assert result["questions"] == len(lines[0]["questions"]) == 20
+    for line in lines[1:]:
+        assert (line["predictions"] == [ANSWERS.index("purple")] * 20) == (line["level"] == 0)
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_seed_alone_decides(pixels: Shard, tmp_path: Path) -> None:
     """Not how many images are answered at a time."""
     split = pixels.split("test")

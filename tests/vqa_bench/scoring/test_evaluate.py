@@ -16,6 +16,7 @@ from vqa_bench.errors import UserError
 from vqa_bench.estimate import estimate
 from vqa_bench.models import VQAModel
 from vqa_bench.runs import load_model
+from vqa_bench.scoring.describe import cost
 from vqa_bench.scoring.evaluate import evaluate
 from vqa_bench.scoring.metrics import summarise
 from vqa_bench.scoring.predictions import correct_of, images_of, read_predictions
@@ -83,6 +84,14 @@ def test_cost_is_that_of_the_steps_that_were_done(run: Path, shard: Shard) -> No
     assert result["cost"]["image_bytes"] == 6 * 4 * 3
     assert result["training"]["steps"] == TRAIN["steps"]
     assert result["cost"]["train_flops"] == pytest.approx(estimate(model.cell, shard).total_flops)
+
+
+def test_cost_does_not_depend_on_the_machine(run: Path, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is verified on a laptop may have been trained on a GPU."""
+    monkeypatch.setattr("vqa_bench.estimate.setting.torch.cuda.is_available", lambda: True)
+    model, training = load_model(run), result_of(run)["training"]
+    found = cost(model, shard, shard.split("test"), run=run, out=run, training=training)
+    assert found == result_of(run)["cost"]
 
 
 def test_evaluated_elsewhere(run: Path, shard: Shard, tmp_path: Path) -> None:

@@ -87,6 +87,21 @@ def test_chance_is_by_question_type() -> None:
         assert types[name]["chance"] == pytest.approx(1 / more_than_two.get(name, 2))
 
 
+def test_no_more_answers_are_possible_than_there_are_candidates() -> None:
+    """CLEVR's types with fewer candidates than CLEVR has for them."""
+    answers = Answers(("red", "blue", "green"))
+    kind = {"question_type": "query_color", "group": "query"}
+    fields = make_prediction(0, answer="yes", prediction="yes", **kind).model_dump()
+    fields |= {"answer": "red", "prediction": "red", "constrained_greedy": "red", "log_probs": (-1.0, -2.0, -3.0)}
+    summary = summarise([Prediction.among(answers, **fields)], answers=answers)
+    assert summary["types"]["query_color"]["chance"] == pytest.approx(1 / 3)
+
+
+def test_a_scene_without_objects_is_counted() -> None:
+    summary = summarise([make_prediction(0, answer="yes", prediction="yes", num_objects=0)])
+    assert list(summary["num_objects"]) == ["0"]
+
+
 def test_ways_of_decoding_are_counted_apart() -> None:
     bytes_model = {"free_greedy": "yes", "trie_mass": 0.5}
     records = [
@@ -102,6 +117,8 @@ def test_ways_of_decoding_are_counted_apart() -> None:
         "free_greedy": {"n": 4, "correct": 1, "accuracy": 1 / 4},
     }
     assert summary["trie_mass"] == {"n": 4, "mean": 1 / 2}
+    without = make_prediction(4, answer="no", prediction="no")
+    assert summarise([*records, without])["trie_mass"] == {"n": 4, "mean": 1 / 2}
 
 
 def test_a_model_without_bytes_has_no_byte_numbers() -> None:

@@ -69,3 +69,15 @@ def test_some_images_stand_for_all(shard: Shard) -> None:
     spread: list[Group] = [groups[0], groups[3]]
     assert part_bits(model, split, groups, images=2) == part_bits(model, split, spread)
     assert part_bits(model, split, groups, images=99) == part_bits(model, split, groups)
+
+
+def test_sums_do_not_depend_on_who_measured_what(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process gives its batches one after another; the sum is that of one process, to the last bit."""
+    model, groups = byte_model(shard, "T/T, crossing"), evaluation_groups(shard.split("test"))
+    sizes = [(0.1, 1), (1e16, 1), (0.3, 1), (-1e16, 1)]
+    found = []
+    for order in (sizes, sizes[::-1], sizes[::2] + sizes[1::2]):
+        monkeypatch.setattr("vqa_bench.scoring.parts.launch.gather", lambda own, order=order: order)
+        found.append(part_bits(model, shard.split("test"), groups[:1]))
+    assert found[0] == found[1] == found[2]
+    assert found[0]["question"]["bits_per_byte"] == pytest.approx(0.4 / math.log(2) / 4)

@@ -56,11 +56,11 @@ def main(arguments: Sequence[str]) -> int:
 def origin_of(results: Path) -> dict[str, Any]:
     """What all runs have in common; SystemExit where they are of several commits or of uncommitted code."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/provenance.json"))]
-    common = {key: found[0][key] for key in ("command", "commit", "dirty", "python", "machine", "packages")}
+    common = {key: found[0][key] for key in ("commit", "dirty", "python", "machine", "packages")}
     for one in found:
         if one["dirty"] or one["commit"] != common["commit"]:
             raise SystemExit(f"error: expected runs of one commit and clean code, got {one['commit']}; run them again")
-    return common
+    return {"commands": sorted({" ".join(one["command"]) for one in found})} | common
 
 
 def with_table(readme: str, recorded: Path) -> str:

@@ -267,6 +267,12 @@ def test_a_cell_fits_the_run_that_it_begins_from(tmp_path: Path) -> None:
     assert "pretrained.run" not in unread
 
 
+@pytest.mark.parametrize("title", ["", " ", "two\nlines", "a line and its end\n"])
+def test_a_title_is_one_line(tmp_path: Path, title: str) -> None:
+    cell = MBLM | {"name": "cell", "title": title}
+    assert f"cells.0.title: expected one line of text, got {title!r}" in faults(tmp_path, cells=[cell])
+
+
 def test_features_of_damaged_bytes_there_are_none(tmp_path: Path) -> None:
     cell = {"name": "cell", "title": "A cell", "encoding": "bmp:16x12", "train": TRAIN, "evaluate": {"damage": 5}}
     model = {"kind": "cnn_lstm", "features": {"folder": "features"}}

@@ -40,7 +40,8 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 
 def finish(run: Path) -> None:
     """Everything that a finished run must have, without having been trained."""
-    for name in (RESULT, WEIGHTS, CONFIG, DONE):
+    (run / RESULT).write_text("{}", encoding="utf-8")
+    for name in (WEIGHTS, CONFIG, DONE):
         (run / name).touch()
 
 
@@ -329,3 +330,15 @@ def test_a_pretrained_cell_begins_from_the_one_run_that_is_trained_for_it(wareho
     before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     assert run_matrix(config, tmp_path, warehouse, how=How()) == []  # all is kept
     assert before == {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(("content", "lacks"), [("{", "a result.json that can be read"), (None, "predictions.jsonl")])
+def test_a_finished_run_that_is_damaged_is_not_kept(tmp_path: Path, content: str | None, lacks: str) -> None:
+    """Else the advice to run the cell again would lead nowhere."""
+    write_json(tmp_path / KEY, {"outcome": "this"})
+    write_json(tmp_path / PROVENANCE, {})
+    finish(tmp_path)
+    assert fault_of(tmp_path, {"outcome": "this"}, "auto") is None
+    text = json.dumps({"hashes": {"predictions.jsonl": "0"}}) if content is None else content
+    (tmp_path / RESULT).write_text(text, encoding="utf-8")
+    assert f"marked DONE, got one without {lacks}; delete" in str(fault_of(tmp_path, {"outcome": "this"}, "auto"))

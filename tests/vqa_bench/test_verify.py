@@ -75,7 +75,7 @@ def test_a_fresh_run_holds(cell: str, original: Path) -> None:
     assert {"hashes", "numbers", "weights", "shard", "questions", "majority", "facts", "key"} <= held
     shown = {"numbers with images shuffled", "numbers with images damaged"}
     assert (shown <= held) == (cell == "bytes")
-    assert [check.file for check in checks if check.status == "unchecked"] == ["result.json"]
+    assert [check.file for check in checks if check.status == "unchecked"] == ["result.json", "metrics.jsonl"]
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
@@ -318,7 +318,11 @@ def test_a_run_that_was_evaluated_apart_holds(folder: Path) -> None:
     evaluate(load_model(run), open_shard(shard_of(folder)), out, run=run)
     checks = verify(out)
     assert faults(checks) == []
-    assert [check.file for check in checks if check.status == "unchecked"] == ["key.json", "result.json"]
+    assert [check.file for check in checks if check.status == "unchecked"] == [
+        "key.json",
+        "result.json",
+        "metrics.jsonl",
+    ]
     data = bytearray((run / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (run / "model.safetensors").write_bytes(data)
@@ -356,6 +360,13 @@ def test_the_command_and_the_tables(folder: Path, capsys: pytest.CaptureFixture[
     assert "FAULT      blind: result.json: metrics.overall.low: expected" in shown
     assert "FAULT      bytes: result.json: predictions.jsonl: expected SHA-256" in shown
     assert main(["verify", str(folder / "clevr")]) == 2
+
+
+def test_where_nothing_is_finished_nothing_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs" / "begun").mkdir(parents=True)
+    (tmp_path / "runs" / "begun" / "provenance.json").write_text("{}", encoding="utf-8")
+    assert main(["verify", str(tmp_path / "runs")]) == 1
+    assert "0 checks hold, 0 do not" in capsys.readouterr().out
 
 
 def test_without_a_report_there_are_no_tables_to_check(folder: Path) -> None:

@@ -29,6 +29,8 @@ def _features(options: argparse.Namespace) -> int:
     from vqa_bench.progress import progress
 
     shard = open_shard(options.shard)
+    for split in options.splits or ():
+        shard.split(split)  # before anything is downloaded
     gpu = torch.cuda.is_available()
     with progress(f"features of {shard.path.name}", "pictures") as report:
         made = extract(

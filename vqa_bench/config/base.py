@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from vqa_bench.errors import UserError
 
@@ -18,6 +18,17 @@ class Strict(BaseModel):
     """Unknown keys are errors, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _one_line(text: str) -> str:
+    """What stands in a row of a table."""
+    if not text.strip() or len(f"{text}.".splitlines()) != 1:
+        raise ValueError(f"expected one line of text, got {text!r}")
+    return text
+
+
+Title = Annotated[str, AfterValidator(_one_line)]
+"""What a cell or a run is called for people."""
 
 
 def _seconds(value: Any) -> Any:

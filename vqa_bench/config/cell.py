@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vqa_bench.config.base import Strict, overlay
+from vqa_bench.config.base import Strict, Title, overlay
 from vqa_bench.config.data import TextDataConfig
 from vqa_bench.config.model import BLIND, COUNTED, EITHER, ModelConfig, PretrainedModelConfig
 from vqa_bench.config.training import TextTrainConfig, TrainConfig
@@ -64,7 +64,7 @@ class CellConfig(Strict):
     """
 
     name: str = Field(pattern=NAME)
-    title: str
+    title: Title
     encoding: str | None = None
     sequence: SequenceConfig = SequenceConfig()
     model: ModelConfig
@@ -125,7 +125,7 @@ class PretrainConfig(Strict):
     """A pretraining run on text. context: bytes of a window; None is all that the model holds."""
 
     name: str = Field(pattern=NAME)
-    title: str
+    title: Title
     data: TextDataConfig
     model: PretrainedModelConfig
     context: int | None = Field(default=None, ge=1)

@@ -29,7 +29,7 @@ class Answers:
         if len(self.names) < 2:
             raise UserError(f"expected at least 2 candidate answers, got {len(self.names)}")
         for name in self.names:
-            if not name.strip() or len(name.splitlines()) != 1:
+            if not name.strip() or len(f"{name}.".splitlines()) != 1 or "\0" in name:
                 raise UserError(f"expected candidate answers of one line each, got {name!r}")
             if not name.isprintable():
                 _check_encodable(name)

@@ -61,8 +61,13 @@ def _has_key(run: Path, key: Key) -> bool:
 
 
 def _missing(run: Path) -> str | None:
-    """A file that a finished run must have and has not."""
-    return next((name for name in (RESULT, WEIGHTS, CONFIG) if not (run / name).is_file()), None)
+    """A file that a finished run must have and has not: its result, and all that the result names with their hashes."""
+    try:
+        result = json.loads((run / RESULT).read_bytes())
+    except (OSError, ValueError):
+        return f"a {RESULT} that can be read"
+    named = result.get("hashes", {}) if isinstance(result, dict) else {}
+    return next((name for name in (WEIGHTS, CONFIG, *named) if not (run / name).is_file()), None)
 
 
 def fault_of(run: Path, key: Key, resume: Resume) -> str | None:

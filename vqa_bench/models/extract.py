@@ -94,7 +94,8 @@ def load_weights(path: Path | None) -> dict[str, Tensor]:
         if isinstance(error, OSError | RuntimeError | ValueError | EOFError | pickle.UnpicklingError) or (
             type(error).__module__.startswith("safetensors")
         ):
-            fault = " ".join(str(error).split())[:200] or type(error).__name__
+            refused = isinstance(error, pickle.UnpicklingError)  # whose message advises to load whatever it is
+            fault = "no file of tensors" if refused else " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"expected weights of ResNet-101 in {path}, got: {fault}; download them again") from error
         raise
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

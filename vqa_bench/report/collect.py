@@ -64,6 +64,8 @@ def collect(results_dir: Path) -> Collection:
 
     Raises UserError if there is no such folder, no finished run in it, or a finished run is not whole.
     """
+    if any((results_dir / sign).is_file() for sign in _SIGNS_OF_A_RUN):
+        raise UserError(f"expected a folder of runs, got {results_dir}, which is a run; name the folder it is in")
     if not results_dir.is_dir():
         raise UserError(f"expected a folder of runs at {results_dir}, got no such folder; run a matrix into it first")
     finished, unfinished = _run_folders(results_dir)

@@ -3,6 +3,7 @@
 Keys that are not named here are kept and not looked at. Fractions throughout, never percent.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +11,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from vqa_bench.data.answers import Answers
 from vqa_bench.errors import UserError
+
+AGAIN = "delete the run and run the cell again"
 
 Whole = TypeVar("Whole", bound=BaseModel)
 
@@ -251,10 +254,16 @@ def read_result(folder: Path, kind: type[Whole], *, name: str = "result.json") -
     """A JSON file of a finished run; UserError in one line where it is missing or not of that kind."""
     path = folder / name
     if not path.is_file():
-        raise UserError(f"expected {path} in a run that is marked DONE, got no such file; run the cell again")
+        raise UserError(f"expected {path} in a run that is marked DONE, got no such file; {AGAIN}")
     try:
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict) and content.get("kind") == "pretrain" and kind is CellResult:
+            raise UserError(f"expected the run of a cell, got {folder}, a pretraining run, which answers no questions")
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{path}: {where}: {fault['msg']}; run the cell again") from None
+        got = f", got {str(fault['input'])[:60]!r}" if where and fault["type"] != "missing" else ""
+        raise UserError(f"{path}: {where or 'content'}: {fault['msg']}{got}; {AGAIN}") from None
+    except ValueError as error:
+        raise UserError(f"expected JSON in {path}, got: {error}; {AGAIN}") from None

@@ -87,6 +87,7 @@ def notes(test_set: pd.DataFrame) -> list[str]:
     rows = set(test_set["row"])
     lines = [
         "Accuracy in percent [95 % interval: images are resampled, since questions about one image are correlated].",
+        "Bold: the best of the cells that see images.",
         "Chance: a uniform guess among the answers that a question's type allows.",
     ]
     if "majority" in rows:
@@ -273,7 +274,7 @@ def _markdown_notes(lines: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return _escape_stars(text).replace("|", "\\|")
+    return _escape_stars(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _escape_stars(text: str) -> str:

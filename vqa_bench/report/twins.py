@@ -55,6 +55,7 @@ def _identity(result: CellResult) -> dict[str, Any] | None:
     model = {name: value for name, value in result.model.config.items() if name not in FREE_IN_A_MODEL}
     stages = [_stage_identity(stage) for stage in model.get("stages", [])]
     return {
+        "shard": None if result.shard is None else result.shard.manifest,
         "encoding": result.encoding,
         "sequence": result.sequence,
         "seed": result.seed,

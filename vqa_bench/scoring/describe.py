@@ -72,14 +72,13 @@ def cost(
     """image_bytes: of an encoded picture of the split, in the mean; None for a model that sees none.
 
     train_flops: of all training steps that were done, those before it (pretraining) not counted; None for a model that
-    is not trained by steps. Evaluated elsewhere, a model has cost what the result of its run says.
+    is not trained by steps. Evaluated elsewhere, a model has cost what the result of its run says, None without one.
     """
     image_bytes = None if model.blind else float(asked.image_lengths.mean())
-    if run != out and (run / RESULT).is_file():
-        flops = read_json(run / RESULT).get("cost", {}).get("train_flops")
-    else:
-        flops = _train_flops(model, shard, training)
-    return {"image_bytes": image_bytes, "train_flops": flops}
+    if run == out:
+        return {"image_bytes": image_bytes, "train_flops": _train_flops(model, shard, training)}
+    known = read_json(run / RESULT).get("cost", {}) if (run / RESULT).is_file() else {}
+    return {"image_bytes": image_bytes, "train_flops": known.get("train_flops")}
 
 
 def _train_flops(model: VQAModel, shard: Shard, training: dict[str, Any]) -> float | None:

@@ -25,7 +25,9 @@ from vqa_bench.models import ByteModel, VQAModel
 from vqa_bench.runs import (
     CONFIG,
     DONE,
+    METRICS,
     PREDICTIONS,
+    PROVENANCE,
     RESULT,
     SHUFFLED,
     TRAINED,
@@ -46,6 +48,7 @@ from vqa_bench.verify.damage import damage_faults
 from vqa_bench.verify.shards import Shards, prediction_faults
 
 MEASURED = "bits of image and question, invariance, batches"
+LOGS = f"{METRICS}, {PROVENANCE}"
 
 
 class _Shard(BaseModel):
@@ -107,6 +110,7 @@ def run_checks(run: Path, name: str, shards: Shards, *, cell: str | None = None)
     if not (run / KEY).is_file():
         yield checker.unchecked(KEY, "key", "there is none, as it was evaluated apart from its training")
     yield checker.unchecked(RESULT, MEASURED, "a model measured them; evaluate the cell again to compare")
+    yield checker.unchecked(METRICS, LOGS, "they say how and when it trained, and nothing else says so")
 
 
 @dataclass(frozen=True)

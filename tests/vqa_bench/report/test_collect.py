@@ -71,7 +71,7 @@ def test_pretraining_runs_are_read_apart(results: Path) -> None:
 
 def test_a_broken_pretraining_run_is_refused_in_one_line(results: Path) -> None:
     folder = make_pretraining(results / "pretrain" / "text", {"test": {"bytes": 20_000}})
-    with pytest.raises(UserError, match=r"metrics\.test\.bits_per_byte: Field required; run") as error:
+    with pytest.raises(UserError, match=r"metrics\.test\.bits_per_byte: Field required; delete the run") as error:
         collect(results)
     assert "\n" not in str(error.value)
     (folder / "result.json").unlink()
@@ -178,3 +178,11 @@ def test_two_runs_of_one_cell_are_refused(results: Path) -> None:
     make_run(results / "pixels-copy", accuracy=0.8, cell="pixels")
     with pytest.raises(UserError, match="several of pixels"):
         collect(results)
+
+
+def test_a_run_is_no_folder_of_runs_and_one_on_text_answers_nothing(results: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a folder of runs, got .*, which is a run; name the folder it is in"):
+        collect(next(path.parent for path in sorted(results.glob("*/result.json"))))
+    text = make_pretraining(results / "text", {"test": {"bits_per_byte": 1.5, "bytes": 100}})
+    with pytest.raises(UserError, match=r"expected the run of a cell, got .*text, a pretraining run, which answers no"):
+        collect(text.parent)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -37,6 +37,7 @@ def predictions(draw: st.DrawFn) -> Prediction:
     )
 
 
+@settings(deadline=None)  # reading and writing files takes its time on a busy disk
 @given(st.lists(predictions(), min_size=1, max_size=5, unique_by=lambda p: p.question_index))
 def test_what_is_written_is_read_back_in_order(tmp_path_factory, records: list[Prediction]) -> None:
     path = tmp_path_factory.mktemp("run") / "predictions.jsonl"

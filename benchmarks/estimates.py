@@ -67,7 +67,7 @@ class Case:
         train = {"steps": STEPS, "windows_per_batch": self.windows, "learning_rate": 1e-3}
         data = {"synth_text": {"bytes": 1}}
         return parse(
-            PretrainConfig, {"name": "case", "title": "", "data": data, "model": model, "train": train}, "case"
+            PretrainConfig, {"name": "case", "title": "case", "data": data, "model": model, "train": train}, "case"
         )
 
 

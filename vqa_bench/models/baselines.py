@@ -27,12 +27,11 @@ from vqa_bench.config.model import (
     MajorityConfig,
     PooledFeaturesConfig,
 )
-from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.questions import questions_of
 from vqa_bench.data.shards import Shard, SplitReader
 from vqa_bench.data.vocab import QUESTION_TYPES
 from vqa_bench.errors import UserError
-from vqa_bench.models.classifiers import Classifier, ClassifierBatch, CountedClassifier, ImageSource, Pictures
+from vqa_bench.models.classifiers import Classifier, ClassifierBatch, CountedClassifier, ImageSource, picture_size
 from vqa_bench.models.features import FeatureFolder, FeatureInfo
 
 SightedConfig = CNNLSTMConfig | CNNBoWConfig | CNNLSTMSAConfig
@@ -50,9 +49,7 @@ class Sighted(Classifier):
         features = cast(SightedConfig, cell.model).features
         if features is not None:
             return built | {"features": FeatureFolder(features.folder).info.to_dict()}
-        assert cell.encoding is not None, "the configuration requires an encoding of every sighted model"
-        picture = parse_spec(cell.encoding).decode(shard.split("train").image_bytes(0).tobytes())
-        return built | {"image_size": [picture.height, picture.width]}
+        return built | picture_size(cell, shard)
 
     def check(self, shard: Shard) -> None:
         super().check(shard)
@@ -66,15 +63,14 @@ class Sighted(Classifier):
     def _image_shape(self) -> tuple[int, int, int]:
         if "features" in self.built:
             return FeatureInfo.from_dict(self.built["features"]).shape
-        height, width = self.built["image_size"]
-        return 3, height, width
+        return super()._image_shape()
 
     def _image_source(self) -> ImageSource:
-        encoding = cast(str, self.cell.encoding)
         features = self._options.features
         if features is None:
-            return Pictures(encoding)
-        return FeatureFolder(features.folder, encoding=encoding, expected=FeatureInfo.from_dict(self.built["features"]))
+            return super()._image_source()
+        encoding, expected = cast(str, self.cell.encoding), FeatureInfo.from_dict(self.built["features"])
+        return FeatureFolder(features.folder, encoding=encoding, expected=expected)
 
     def _image_encoder(self) -> MapEncoder:
         options = self._options
@@ -158,8 +154,7 @@ class LSTMModel(Classifier):
         self.net = QuestionLSTM(vocab_size=len(self.words), num_answers=len(self.answers), **options)
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:
-        logits = self.net(batch.tokens.flatten(0, 1), batch.lengths.flatten())
-        return cast(Tensor, logits.unflatten(0, batch.lengths.shape))
+        return _of_words(self.net, batch)
 
 
 class BoWModel(CountedClassifier):
@@ -187,8 +182,7 @@ class BoWModel(CountedClassifier):
             raise UserError(f"{self.cell.name}: {error}; set model.max_iterations") from error
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:
-        logits = self.net(batch.tokens.flatten(0, 1), batch.lengths.flatten())
-        return cast(Tensor, logits.unflatten(0, batch.lengths.shape))
+        return _of_words(self.net, batch)
 
 
 class MajorityModel(CountedClassifier):
@@ -212,6 +206,12 @@ class MajorityModel(CountedClassifier):
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:
         return cast(Tensor, self.net(batch.types)).unflatten(0, batch.present.shape)
+
+
+def _of_words(net: nn.Module, batch: ClassifierBatch) -> Tensor:
+    """(B, K, A): logits of a module that knows questions only, one by one."""
+    logits = net(batch.tokens.flatten(0, 1), batch.lengths.flatten())
+    return cast(Tensor, logits.unflatten(0, batch.lengths.shape))
 
 
 def _answers(split: SplitReader) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -71,6 +71,13 @@ class Pictures:
         if picture.nbytes * len(split) <= MAX_CACHED_BYTES:
             kept[row] = picture
         return picture
+
+
+def picture_size(cell: CellConfig, shard: Shard) -> dict[str, Any]:
+    """What `built` says of the decoded pictures of a cell that has an encoding: `image_size`, (height, width)."""
+    assert cell.encoding is not None, "only a cell with an encoding has pictures"
+    picture = parse_spec(cell.encoding).decode(shard.split("train").image_bytes(0).tobytes())
+    return {"image_size": [picture.height, picture.width]}
 
 
 class _Words(NamedTuple):
@@ -147,10 +154,13 @@ class Classifier(VQAModel):
         """(B, K, A)."""
 
     def _image_shape(self) -> tuple[int, int, int]:
-        raise NotImplementedError("only a sighted model is asked what a picture is to it")
+        """Of a decoded picture; only a sighted model is asked."""
+        height, width = self.built["image_size"]
+        return 3, height, width
 
     def _image_source(self) -> ImageSource:
-        raise NotImplementedError("only a sighted model is asked where it sees pictures")
+        """Decoded pictures; only a sighted model is asked."""
+        return Pictures(cast(str, self.cell.encoding))
 
 
 class CountedClassifier(Classifier):

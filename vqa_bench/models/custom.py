@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vqa_bench.config import CellConfig, CustomModelConfig
-from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.registry import Registry
 from vqa_bench.data.shards import Shard
 from vqa_bench.errors import UserError
-from vqa_bench.models.classifiers import Classifier, ClassifierBatch, ImageSource, Pictures
+from vqa_bench.models.classifiers import Classifier, ClassifierBatch, picture_size
 
 
 class Sizes(NamedTuple):
@@ -57,18 +56,7 @@ class CustomModel(Classifier):
 
     @classmethod
     def decide(cls, cell: CellConfig, shard: Shard) -> dict[str, Any]:
-        built = super().decide(cell, shard)
-        if cell.encoding is None:
-            return built
-        picture = parse_spec(cell.encoding).decode(shard.split("train").image_bytes(0).tobytes())
-        return built | {"image_size": [picture.height, picture.width]}
-
-    def _image_shape(self) -> tuple[int, int, int]:
-        height, width = self.built["image_size"]
-        return 3, height, width
-
-    def _image_source(self) -> ImageSource:
-        return Pictures(cast(str, self.cell.encoding))
+        return super().decide(cell, shard) | ({} if cell.encoding is None else picture_size(cell, shard))
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:
         images = None if batch.images is None else batch.images.to(next(self.net.parameters()).dtype)

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vqa_bench.data.vocab import GROUPS, QUESTION_TYPES
 from vqa_bench.errors import UserError
 from vqa_bench.report.collect import Run, read_run
+from vqa_bench.report.terminal import WIDTH, console_on, without_trailing_blanks
 from vqa_bench.scoring.predictions import iterate_predictions
 from vqa_bench.scoring.statistics import (
     STARS,
@@ -33,7 +33,6 @@ from vqa_bench.scoring.statistics import (
 )
 
 POWER, LEVEL = 0.8, 0.05
-WIDTH = 110
 _INDENT = {"overall": "", "group": "", "type": "  "}
 
 COLUMNS: dict[str, str] = (
@@ -102,14 +101,7 @@ def terminal(comparison: Comparison, *, color: bool = False, width: int = WIDTH)
     Without colour it is ASCII: what is not a terminal may not speak UTF-8.
     """
     text = io.StringIO()
-    console = Console(
-        file=text,
-        width=width,
-        force_terminal=color,
-        color_system="standard" if color else None,
-        highlight=False,
-        markup=False,
-    )
+    console = console_on(text, width=width, color=color)
     for name, run in (("a", comparison.a), ("b", comparison.b)):
         console.print(f"{name}: {_called(run)}", style="bold")
     console.print(f"on {_test_set(comparison.a)}\n")
@@ -117,7 +109,7 @@ def terminal(comparison: Comparison, *, color: bool = False, width: int = WIDTH)
     console.print()
     for note in notes(comparison):
         console.print(note, style="dim")
-    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()) + "\n"
+    return without_trailing_blanks(text.getvalue())
 
 
 def notes(comparison: Comparison) -> list[str]:

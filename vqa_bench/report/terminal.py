@@ -51,8 +51,7 @@ def terminal(
 ) -> str:
     """Narrower tables: intervals for all questions and for differences only, of which all but one have own lines."""
     text = io.StringIO()
-    colors: Literal["standard"] | None = "standard" if color else None
-    console = Console(file=text, width=width, force_terminal=color, color_system=colors, highlight=False, markup=False)
+    console = console_on(text, width=width, color=color)
     for title, table, lines in _tables(frame, pretraining, color=color):
         console.print(title, style="bold")
         console.print()
@@ -63,7 +62,18 @@ def terminal(
         console.print()
     if unfinished:
         console.print(unfinished_runs(unfinished), style="yellow")
-    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()) + "\n"
+    return without_trailing_blanks(text.getvalue())
+
+
+def console_on(file: io.StringIO, *, width: int, color: bool) -> Console:
+    """Prints into `file` what is said, nothing of it taken for markup; ANSI codes only with `color`."""
+    colors: Literal["standard"] | None = "standard" if color else None
+    return Console(file=file, width=width, force_terminal=color, color_system=colors, highlight=False, markup=False)
+
+
+def without_trailing_blanks(text: str) -> str:
+    """Lines without blanks behind them, and no empty ones at the end."""
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"
 
 
 def _tables(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,16 @@ def provenance() -> dict[str, Any]:
         "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: _installed(name) for name in PACKAGES},
     }
+
+
+def _installed(package: str) -> str | None:
+    """A package's version; None where it can be imported without being installed, as from a checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:

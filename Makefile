@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEER := .venv-peer
 DEMO := .venv-demo
 
-.PHONY: bench bench-peer demo test test-slow check format clean
+.PHONY: bench bench-peer demo gpu test test-slow check format clean
 
 # The whole benchmark on the embedded data set: makes the data, trains every cell, prints the table.
 bench: $(READY)
@@ -21,6 +21,11 @@ bench-peer: $(READY) $(PEER)/.ready
 # pinned to, so it lives in an environment of its own.
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/vqa-bench demo $(or $(RUN),$(error say which run: make demo RUN=runs/mini/mblm-pixels))
+
+# Kernels, speed, length, the reference and accuracy on one GPU, under any Python that has PyTorch for it: nothing is
+# installed, VQA_WHEELS=folder gives what that Python lacks. Without a GPU every part runs at a tiny size on the CPU.
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(GPU)
 
 # One thread a worker: there is a worker for every core.
 test: $(READY)

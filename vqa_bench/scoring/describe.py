@@ -90,7 +90,8 @@ def _train_flops(model: VQAModel, shard: Shard, training: dict[str, Any]) -> flo
 
     # As a CPU does it, whatever the run was on: elsewhere, work that is shared there is done twice, and a result would
     # not hold where it is verified on another machine.
-    return estimate(model.cell, shard, device=torch.device("cpu")).flops * int(training["steps"])
+    counted = estimate(model.cell, shard, device=torch.device("cpu")).flops * int(training["steps"])
+    return float(f"{counted:.12g}")  # shared out over 3 processes, sums may differ in their last bit
 
 
 def _relative(path: Path, out: Path) -> str:

@@ -20,7 +20,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vqa_bench.progress": (),
     "vqa_bench.data": ("vqa_bench.errors",),
     "vqa_bench.config": ("vqa_bench.data", "vqa_bench.errors"),
-    "vqa_bench.runs": ("vqa_bench.config", "vqa_bench.errors", "vqa_bench.launch", "vqa_bench.models"),
+    "vqa_bench.runs": tuple(f"vqa_bench.{part}" for part in ("config", "data", "errors", "launch", "models")),
     "vqa_bench.models": ("mblm", "baselines", "vqa_bench.config", "vqa_bench.data", "vqa_bench.errors"),
     "vqa_bench.scoring": (
         *("vqa_bench.config", "vqa_bench.data", "vqa_bench.errors", "vqa_bench.estimate", "vqa_bench.launch"),

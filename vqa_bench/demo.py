@@ -18,6 +18,7 @@ from PIL import Image
 
 from vqa_bench.ask import Answered, ReadPart, Size, ask
 from vqa_bench.data.encodings import parse_spec
+from vqa_bench.data.loading import spread
 from vqa_bench.data.shards import ImageRow, Shard, SplitReader
 from vqa_bench.data.vocab import END_PART, PAD, START_IMAGE, START_TEXT
 from vqa_bench.errors import UserError
@@ -68,8 +69,7 @@ class Pictures:
     def rows(self) -> list[int]:
         """Some of the pictures that are asked about, spread evenly over the split."""
         asked = np.unique(self.split.image_of_question)
-        places = np.linspace(0, len(asked) - 1, num=min(PICTURES, len(asked))).round().astype(int)
-        return [int(row) for row in asked[places]]
+        return [int(row) for row in asked[spread(len(asked), PICTURES)]]
 
     def encoded(self, row: int) -> ImageRow:
         """A picture as the shard has it: what was written down, not what encoding it again would give."""

@@ -6,7 +6,6 @@ Knows files, not training. Torch is imported only where weights are read or writ
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqa_bench import launch
 from vqa_bench.config import CellConfig, parse
+from vqa_bench.data.folders import whole_file
 from vqa_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ PACKAGES = ("torch", "accelerate", "datasets", "numpy", "pillow", "safetensors",
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Written under another name and renamed: the file is whole or not there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Indented, as people read it; the file is whole or not there."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -110,9 +109,8 @@ def save_model(run: Path, model: VQAModel) -> None:
     """Weights as safetensors, and the configuration that builds the model they belong to."""
     from safetensors.torch import save_file
 
-    partial = run / (WEIGHTS + ".partial")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial)
-    os.replace(partial, run / WEIGHTS)
+    with whole_file(run / WEIGHTS) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial)
     write_json(run / CONFIG, {"cell": model.cell.model_dump(mode="json"), "built": model.built})
 
 

@@ -1,4 +1,4 @@
-"""A folder that exists whole or not at all, whatever happens to its writer. Knows nothing of what it holds."""
+"""Folders and files that exist whole or not at all, whatever happens to their writer. Knows not what is in them."""
 
 import errno
 import os
@@ -54,6 +54,17 @@ def new_folder(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _OURS.discard(folder)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name beside `path`, to be written to: it takes the path's place when the block ends, or vanishes."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _is_abandoned(folder: Path, owner: str) -> bool:

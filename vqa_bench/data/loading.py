@@ -128,6 +128,11 @@ def evaluation_groups(split: SplitReader, pictures: Sequence[int] | np.ndarray |
     return [Group(int(image), rows) for image, rows in pairs if len(rows)]
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Places of at most `most` of `count` things in a row, evenly, the ends among them: (min(count, most),)."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
 def shuffled_pictures(images: int, seed: int) -> np.ndarray:
     """For each image another one, none its own: (images,) rows, a cyclic shift of a seeded order.
 

@@ -4,7 +4,6 @@ Facts only: how they look on a screen is for show.py. Knows no models; a sequenc
 patch size would read it.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vqa_bench.data.encodings import codec_versions, parse_spec
+from vqa_bench.data.folders import whole_file
 from vqa_bench.data.manifest import ByteLengths, Manifest
 from vqa_bench.data.questions import questions_of
 from vqa_bench.data.sequences import Part, Sample, SequenceConfig, Sequencer
@@ -166,9 +166,8 @@ def save_picture(view: SampleView, path: Path) -> None:
     """The picture as a PNG file, whatever its name."""
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"expected a file to write the picture to, in a folder that exists, got {path}; name another")
-    partial = path.with_name(path.name + ".partial")
-    view.picture.save(partial, format="png")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        view.picture.save(partial, format="png")
 
 
 def program_lines(program: Sequence[dict[str, Any]]) -> list[str]:

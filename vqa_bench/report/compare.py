@@ -5,7 +5,6 @@ adjustment over the whole table. McNemar's test, which takes questions for indep
 """
 
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from vqa_bench.data.folders import whole_file
 from vqa_bench.data.vocab import GROUPS, QUESTION_TYPES
 from vqa_bench.errors import UserError
 from vqa_bench.report.collect import Run, read_run
@@ -90,9 +90,8 @@ def compare(folder_a: Path, folder_b: Path) -> Comparison:
 def write_csv(comparison: Comparison, path: Path) -> None:
     """The frame as it is, fractions in full precision; the file appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    comparison.frame.to_csv(partial, index=False, lineterminator="\n")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        comparison.frame.to_csv(partial, index=False, lineterminator="\n")
 
 
 def terminal(comparison: Comparison, *, color: bool = False, width: int = WIDTH) -> str:

@@ -7,7 +7,6 @@ text nodes only.
 
 import base64
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 import pandas as pd
 
+from vqa_bench.data.folders import whole_file
 from vqa_bench.data.sequences import PARTS_OF
 from vqa_bench.data.vocab import END_PART, PAD, START_IMAGE, START_TEXT, group_of
 from vqa_bench.errors import UserError
@@ -66,17 +66,13 @@ def write_page(
     before, _, after = _asset("template.html").partition(DATA)
     before, after = (_filled(text, parts) for text in (before, after))
     budget = megabytes * MEGABYTE - len((before + after).encode())
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             file.write(before.encode())
             _write_data(file, _browsed(collection.runs), budget, progress)
             file.write(after.encode())
-        os.replace(partial, path)
     except OSError as error:
         raise UserError(f"expected to write {path}, got: {error.strerror or error}; make room and try again") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _parts(collection: Collection, frame: pd.DataFrame, figures: Mapping[str, str]) -> dict[str, str]:

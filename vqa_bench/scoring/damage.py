@@ -7,7 +7,6 @@ predictions, not how a model reads; what a damage does is in data/damage.py.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,7 +20,8 @@ from vqa_bench import launch
 from vqa_bench.data.answers import Answers
 from vqa_bench.data.damage import UNDAMAGED, Damage, damages_of, strictly_decoded
 from vqa_bench.data.encodings import parse_spec
-from vqa_bench.data.loading import Group, evaluation_groups
+from vqa_bench.data.folders import whole_file
+from vqa_bench.data.loading import evaluation_groups, spread
 from vqa_bench.data.shards import SplitReader
 from vqa_bench.data.spec import Size, Spec
 from vqa_bench.errors import UserError
@@ -137,7 +137,8 @@ def measure(
 
     Raises UserError as `answering.answer` does, and where the files cannot be written.
     """
-    groups, eyes = _spread(evaluation_groups(split), images), Eyes.of(model)
+    groups, eyes = evaluation_groups(split), Eyes.of(model)
+    groups = [groups[place] for place in spread(len(groups), images)]
     rows = [group.image for group in groups]
     damages = damages_of(eyes.spec)
 
@@ -198,12 +199,6 @@ class _Level:
         }
 
 
-def _spread(groups: list[Group], most: int) -> list[Group]:
-    """So many of them at most, spread evenly."""
-    places = np.linspace(0, len(groups) - 1, min(most, len(groups))).round().astype(int)
-    return [groups[place] for place in places]
-
-
 def _shares(view: DamagedSplit, eyes: Eyes, rows: Sequence[int]) -> tuple[float, float]:
     """Of the images in the given rows: the share that does not decode, and the share that is too long."""
     mine = [view.damaged(row) for row in rows[launch.rank() :: launch.world()]]
@@ -214,11 +209,9 @@ def _shares(view: DamagedSplit, eyes: Eyes, rows: Sequence[int]) -> tuple[float,
 
 def _write_answers(path: Path, levels: Sequence[_Level], answers: Answers) -> None:
     """The questions, then every level's answers to them, a JSON object a line; whole or not there."""
-    partial = path.with_name(path.name + ".partial")
     lines: list[dict[str, Any]] = [{"questions": [p.question_index for p in levels[0].predictions]}]
     for level in levels:
         given = [answers.index[p.prediction] for p in level.predictions]
         lines.append({"damage": level.damage.name, "level": level.damage.level, "predictions": given})
-    with writing(path):
+    with writing(path), whole_file(path) as partial:
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(partial, path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from vqa_bench import launch
 from vqa_bench.data.answers import Answers
-from vqa_bench.data.loading import Group
+from vqa_bench.data.loading import Group, spread
 from vqa_bench.data.questions import questions_of
 from vqa_bench.data.shards import SplitReader
 from vqa_bench.errors import SharedError
@@ -101,8 +101,7 @@ def _chosen(split: SplitReader, questions: int) -> np.ndarray:
     if questions >= len(rows):
         return rows
     pairs = rows[: len(rows) // 2 * 2].reshape(-1, 2)
-    places = np.linspace(0, len(pairs) - 1, -(-questions // 2)).round().astype(int)
-    return pairs[places].flatten()[:questions]
+    return pairs[spread(len(pairs), -(-questions // 2))].flatten()[:questions]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Strict, ValidationError, ValidationInfo, model_validator
 
 from vqa_bench.data.answers import CLEVR_ANSWERS, Answers
+from vqa_bench.data.folders import whole_file
 from vqa_bench.data.vocab import group_of
 from vqa_bench.errors import UserError
 
@@ -80,10 +80,8 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     for before, after in pairwise(ordered):
         if before.question_index == after.question_index:
             raise UserError(f"expected one prediction a question, got two for question_index {after.question_index}")
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(prediction.model_dump_json() + "\n" for prediction in ordered)
-    os.replace(partial, path)
 
 
 def read_predictions(path: Path, answers: Answers = CLEVR_ANSWERS) -> list[Prediction]:

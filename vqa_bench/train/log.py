@@ -21,6 +21,7 @@ import torch
 
 from vqa_bench import launch
 from vqa_bench.config import LoopConfig
+from vqa_bench.data.folders import whole_file
 from vqa_bench.errors import UserError
 from vqa_bench.progress import Progress, silent
 from vqa_bench.runs import METRICS, writing
@@ -283,10 +284,8 @@ def cut_metrics(path: Path, *, step: int, line: int) -> list[Line]:
             ) from error
         if known:
             kept.append(entry)
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
+    with writing(path), whole_file(path) as partial:
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        os.replace(partial, path)
     return kept
 
 

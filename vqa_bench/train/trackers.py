@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from vqa_bench.data.folders import whole_file
 from vqa_bench.errors import UserError
 from vqa_bench.runs import writing
 
@@ -63,10 +63,8 @@ def _wandb(run: Path, name: str, from_step: int) -> GeneralTracker:
     """W&B knows the run by an id that is kept in its folder; it drops steps that it has seen."""
     file = run / WANDB_ID
     if from_step == 0 or not file.exists():
-        partial = file.with_name(file.name + ".partial")
-        with writing(file):
+        with writing(file), whole_file(file) as partial:
             partial.write_text(secrets.token_hex(8), encoding="utf-8")
-            os.replace(partial, file)
     identity = file.read_text(encoding="utf-8")
     return WandBTracker(WANDB_PROJECT, name=name, id=identity, resume="allow", dir=str(run))
 
@@ -83,13 +81,14 @@ class CsvTracker(GeneralTracker):
     def __init__(self, run: Path, lines: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__()
         self._path = run / METRICS_CSV
-        partial = self._path.with_name(self._path.name + ".partial")
-        with writing(self._path):
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(lines)
-            os.replace(partial, self._path)
+        with (
+            writing(self._path),
+            whole_file(self._path) as partial,
+            partial.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(lines)
 
     @property
     def tracker(self) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.vqa_bench.cells import make_shard
-from vqa_bench.data.loading import Group, Position, TrainPlan, batches, evaluation_groups, shuffled_pictures
+from vqa_bench.data.loading import Group, Position, TrainPlan, batches, evaluation_groups, shuffled_pictures, spread
 from vqa_bench.data.shards import IMAGE_SCHEMA, QUESTION_SCHEMA, SplitReader, write_rows
 from vqa_bench.errors import UserError
 
@@ -138,3 +138,8 @@ def _items_up_to_two(step: int) -> list[int]:
     if step >= 2:
         raise UserError(f"expected an item below 2, got {step}; ask for fewer")
     return [step]
+
+
+@pytest.mark.parametrize(("count", "most", "places"), [(5, 3, [0, 2, 4]), (3, 9, [0, 1, 2]), (1, 1, [0]), (0, 4, [])])
+def test_things_spread_evenly(count: int, most: int, places: list[int]) -> None:
+    assert spread(count, most).tolist() == places

@@ -9,7 +9,9 @@ Shapes: n rows, R bytes in a patch of the first stage, V vocabulary, D_i the sta
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,9 @@ from mblm.model.block import StageState, group_rows, incremental
 from mblm.model.mblm import MBLM
 from mblm.model.precision import wide
 from mblm.model.targets import chains
+
+# What continues every row of a stage by one position, as `IncrementalStage.step`.
+Step = Callable[[Tensor, Any], tuple[Tensor, StageState]]
 
 
 @dataclass(frozen=True)
@@ -125,20 +130,26 @@ def step(model: MBLM, state: DecodeState, ids: Int[Tensor, " n"]) -> tuple[Float
     """
     ids = model.checked_ids(ids)
     if state.patch.shape[1] == model.patch_bytes[0]:
-        state = _complete_patch(model, state)
+        state = complete_patch(model, state)
     model.check_context(state.longest + 1)
     if model.num_stages == 1:
-        state = _complete_patch(model, replace(state, patch=ids[:, None]))
+        state = complete_patch(model, replace(state, patch=ids[:, None]))
         return model.to_logits(state.context), state
-    later = _descend(model, state)
-    k, lens = state.patch.shape[1], model.config.seq_lens
-    local, last = later[-1], model.num_stages - 1
-    slot = k % lens[-1]
-    x = model.embed(last, ids[:, None, None], start=slot)[:, 0] + local.added(slot)
-    y, local_state = incremental(model.stage_models[last]).step(x, local.state)
-    later[-1] = replace(local, state=local_state, output=y)
+    later = read_byte(model, state.context, state.patch, state.later, ids, range(1, model.num_stages))
     patch = torch.cat((state.patch, ids[:, None]), dim=1)
-    return model.to_logits(y), replace(state, patch=patch, later=tuple(later))
+    return model.to_logits(later[-1].output), replace(state, patch=patch, later=tuple(later))
+
+
+def read_byte(
+    model: MBLM, context: Tensor, patch: Tensor, later: Sequence[LaterState], ids: Int[Tensor, " n"], stages: range
+) -> list[LaterState]:
+    """`stages`, the last of them the local one, behind one more byte of every row; for the rest see `descend`."""
+    reached, _ = descend(model, context, patch, later, stages)
+    local, last = reached[-1], model.num_stages - 1
+    slot = patch.shape[1] % model.config.seq_lens[-1]
+    x = model.embed(last, ids[:, None, None], start=slot)[:, 0] + local.added(slot)
+    y, state = incremental(model.stage_models[last]).step(x, local.state)
+    return [*reached[:-1], replace(local, state=state, output=y)]
 
 
 def prefill(model: MBLM, ids: Int[Tensor, "n l"]) -> tuple[Float[Tensor, "n v"], DecodeState]:
@@ -173,7 +184,7 @@ def enter_patch(model: MBLM, state: DecodeState, ids: Int[Tensor, "n k"]) -> tup
         )
     model.check_context(state.longest + 1)
     if model.num_stages == 1:
-        state = _complete_patch(model, replace(state, patch=ids))
+        state = complete_patch(model, replace(state, patch=ids))
         return model.to_logits(state.context), state
     later: list[LaterState] = []
     context = state.context
@@ -211,7 +222,7 @@ def score_continuations(
     output = state.later[-1].output if state.later else state.context
     scores = wide(model.to_logits(output)).log_softmax(-1)[:, candidates[:, 0]]
     if state.patch.shape[1] == model.patch_bytes[0]:
-        state = _complete_patch(model, state)
+        state = complete_patch(model, state)
     k = state.patch.shape[1]
     model.check_context(state.longest + -(-(k + int(lengths.max())) // model.patch_bytes[0]))
     ids = torch.cat((state.patch[:, None].expand(n, A, k), candidates.expand(n, A, m)), dim=2)
@@ -246,31 +257,36 @@ def _continued_contexts(
     return contexts
 
 
-def _descend(model: MBLM, state: DecodeState) -> list[LaterState]:
-    """The later stages, advanced to where the next byte of the patch in progress needs them."""
-    k, later = state.patch.shape[1], list(state.later)
-    context = state.context
-    for stage in range(1, model.num_stages):
+def descend(
+    model: MBLM, context: Float[Tensor, "n d"], patch: Int[Tensor, "n k"], later: Sequence[LaterState], stages: range
+) -> tuple[list[LaterState], Float[Tensor, "n d"]]:
+    """Consecutive later stages, advanced to where the byte behind `patch` needs them, and the last one's output.
+
+    context: what conditions the first of them. patch: the bytes since a sequence of that stage began. later: their
+    states, as far as they have begun. Without any stages the context comes back.
+    """
+    k, reached = patch.shape[1], list(later)
+    for at, stage in enumerate(stages):
         per_sequence, per_position = model.patch_bytes[stage - 1], model.patch_bytes[stage]
         module = incremental(model.stage_models[stage])
         if k % per_sequence == 0:
             start = model.with_start(stage, context.new_empty(len(context), 0, model.config.hidden_dims[stage]))
             y, fresh = module.prefix(start)
-            later[stage - 1 :] = [LaterState(fresh, model.condition(stage, context), y[:, 0])]
+            reached[at:] = [LaterState(fresh, model.condition(stage, context), y[:, 0])]
         elif k % per_position == 0 and stage < model.num_stages - 1:
             position = (k % per_sequence) // per_position - 1
-            now = later[stage - 1]
-            x = model.embed(stage, state.patch[:, None, k - per_position :], start=position)[:, 0]
+            now = reached[at]
+            x = model.embed(stage, patch[:, None, k - per_position :], start=position)[:, 0]
             y, advanced = module.step(x + now.added(position), now.state)
-            later[stage - 1] = replace(now, state=advanced, output=y)
-        context = later[stage - 1].output
-    return later
+            reached[at] = replace(now, state=advanced, output=y)
+        context = reached[at].output
+    return reached, context
 
 
-def _complete_patch(model: MBLM, state: DecodeState) -> DecodeState:
-    """The first stage reads the full patch in progress."""
+def complete_patch(model: MBLM, state: DecodeState, step: Step | None = None) -> DecodeState:
+    """The first stage reads the full patch in progress, by a `step` that is not the stage's own where one is given."""
     x = model.embed(0, state.patch[:, None], start=state.completed)[:, 0]
-    y, first = incremental(model.stage_models[0]).step(x, state.first)
+    y, first = (step or incremental(model.stage_models[0]).step)(x, state.first)
     return DecodeState(first, y, state.completed + 1, state.longest + 1, state.patch[:, :0], ())
 
 

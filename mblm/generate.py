@@ -2,6 +2,7 @@
 
 Prompts of different lengths run together: each is read up to its last whole patch at once, the bytes of the patch in
 progress that not all of them have are fed one by one, and a row whose prompt is used up goes on with its own bytes.
+From a patch border on, whole patches may be written at once (`mblm.graphs`); the bytes are the same.
 
 Shapes: n rows, V vocabulary, R bytes in a patch of the first stage.
 """
@@ -9,7 +10,6 @@ Shapes: n rows, V vocabulary, R bytes in a patch of the first stage.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,67 +18,93 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mblm.decode import DecodeState, enter_patch, read_prefix, step
+from mblm.graphs import PatchWriter, Plan, find_plan
 from mblm.model.embedding import FixedPositions
+from mblm.sampling import GREEDY, Draws, Sampler
 
 if TYPE_CHECKING:
     from mblm.model.mblm import MBLM
     from mblm.utils.stream import ByteStreamer
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """How the next byte is chosen from its logits: the most likely one, or drawn.
+class ByteWriter:
+    """Goes on with n rows byte by byte; a byte is read when the one behind it is asked for."""
 
-    temperature: logits are divided by it. top_k: only the k most likely stay. top_p: only the most likely that together
-    reach this probability stay (at least one). Ties at the k-th place all stay.
-    """
+    call_bytes = 1
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    def __init__(self, model: MBLM, sampler: Sampler, *, logits: Float[Tensor, "n v"], state: DecodeState) -> None:
+        self._model, self._sampler, self._logits, self._state = model, sampler, logits, state
+        self._unread: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if self.top_k != 1 and not self.temperature > 0:
-            raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: expected more than 0 and at most 1, got {self.top_p}")
+    def write(self, numbers: Float[Tensor, "m k v"] | None) -> Int[Tensor, "m k"]:
+        """The next byte of every row, k = 1, by the `numbers` of `Draws`."""
+        self._read()
+        self._unread = self._sampler.choose(self._logits, None if numbers is None else numbers[:, 0])
+        return self._unread[:, None]
 
-    def __call__(self, logits: Float[Tensor, "n v"], generator: torch.Generator | None) -> Int[Tensor, " n"]:
-        """One id a row."""
-        if self.top_k == 1:
-            return logits.argmax(-1)
-        logits = logits.float() / self.temperature
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k, dim=-1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
-        probabilities = logits.softmax(-1)
-        if self.top_p is not None:
-            ranked, order = probabilities.sort(dim=-1, descending=True)
-            beyond = ranked.cumsum(-1) - ranked >= self.top_p  # what comes before already suffices
-            ranked = ranked.masked_fill(beyond, 0)
-            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ranked)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    def replace(self, ids: Sequence[int]) -> None:
+        """What is read in place of the byte that every row has got last."""
+        self._unread = torch.tensor(ids, device=self._model.device)
+
+    def keep(self, rows: Int[Tensor, " m"]) -> None:
+        """Go on with the given ones of the rows only, at least one."""
+        self._logits, self._state = self._logits[rows], self._state.keep(rows)
+        self._unread = None if self._unread is None else self._unread[rows]
+
+    def can_change_to(self, plan: Plan) -> bool:
+        """Whether a call of the plan may come next."""
+        done = self._state.patch.shape[1] % self._model.patch_bytes[0] + (self._unread is not None)
+        return done % plan.call_bytes == 0
+
+    def changed_to(self, plan: Plan) -> PatchWriter:
+        """What goes on by the plan."""
+        self._read()
+        return PatchWriter(self._model, plan, self._sampler, logits=self._logits, state=self._state)
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._logits, self._state = step(self._model, self._state, self._unread)
+            self._unread = None
 
 
-GREEDY = Sampler(top_k=1)
+class _Rows:
+    """What every row has got, and which go on."""
 
+    def __init__(self, budget: Sequence[int], stop_id: int | None, stream: ByteStreamer | None, progress: bool) -> None:
+        self.made: list[list[int]] = [[] for _ in budget]
+        self.going = [row for row, limit in enumerate(budget) if limit > 0]
+        self._budget, self._stop_id, self._stream = budget, stop_id, stream
+        hidden = None if progress and stream is None else True
+        self._bar = tqdm(total=max(budget, default=0), unit="B", leave=False, disable=hidden)
 
-def choose_sampler(
-    vocabulary: int, *, temperature: float, filter_thres: float | None, top_k: int | None, top_p: float | None
-) -> Sampler:
-    """From `generate`'s arguments; `filter_thres` is the reference's: the fraction of the ids that is thrown away."""
-    if filter_thres is None:
-        # Nothing said is greedy, as in the reference.
-        top_k = 1 if top_k is None and top_p is None else top_k
-    else:
-        if top_k is not None or top_p is not None:
-            raise ValueError("expected filter_thres alone or top_k and top_p, got both: leave one out")
-        if not 0 <= filter_thres <= 1:
-            raise ValueError(f"filter_thres: expected 0 to 1, got {filter_thres}")
-        top_k = max(int((1 - filter_thres) * vocabulary), 1)
-    return Sampler(temperature, top_k, top_p)
+    def take(self, written: Sequence[Sequence[int]]) -> list[int] | None:
+        """Add each row's next bytes up to its end; which of the rows are left, None where all are."""
+        before = self.longest
+        for row, ids in zip(self.going, written, strict=True):
+            for id_ in ids:
+                if self._ended(row):
+                    break
+                self.made[row].append(id_)
+                if self._stream is not None:
+                    self._stream.write(id_)
+        self._bar.update(self.longest - before)
+        left = [at for at, row in enumerate(self.going) if not self._ended(row)]
+        if len(left) == len(self.going):
+            return None
+        self.going = [self.going[at] for at in left]
+        return left
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.made), default=0)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._stream is not None:
+            self._stream.flush()
+
+    def _ended(self, row: int) -> bool:
+        return len(self.made[row]) >= self._budget[row] or self.made[row][-1:] == [self._stop_id]
 
 
 def generate(
@@ -91,44 +117,46 @@ def generate(
     seed: int | None = None,
     stream: ByteStreamer | None = None,
     progress: bool = False,
+    graphs: bool | None = None,
 ) -> list[Int[Tensor, " m"]]:
     """Each prompt (L,) with the bytes generated behind it; a row ends after its `stop_id`, which is included.
 
     `count` bytes a row, or as many as the context holds (None). `seed` makes sampling repeatable, whatever the global
-    generator has been through. `stream` takes the bytes of a single row as they come.
+    generator has been through. `stream` takes the bytes of a single row as they come. `graphs`: whether whole patches
+    are written at once, see `mblm.graphs.find_plan`, which also says what None comes to; the bytes are the same, up to
+    what another number of rows in a batch does to rounding.
     """
     if stream is not None and len(prompts) != 1:
         raise ValueError(f"a stream takes the bytes of one prompt, got {len(prompts)} prompts")
     budget = _budget(model, prompts, count)
+    plan = find_plan(model, max(budget, default=0), graphs)
     generator = None if seed is None else torch.Generator(device=model.device).manual_seed(seed)
-    made: list[list[int]] = [[] for _ in prompts]
-    rows = [row for row, limit in enumerate(budget) if limit > 0]  # still running
-    if rows:
-        logits, state, waiting = _read(model, [prompts[row] for row in rows])
-    bar = tqdm(
-        total=max(budget, default=0), unit="B", leave=False, disable=None if progress and stream is None else True
-    )
-    while rows:
-        chosen = sampler(logits, generator).tolist()
-        for at, row in enumerate(rows):
-            if waiting[at]:
-                chosen[at] = waiting[at].pop(0)
-                continue
-            made[row].append(chosen[at])
-            if stream is not None:
-                stream.write(chosen[at])
-        bar.update()
-        going = [at for at, row in enumerate(rows) if len(made[row]) < budget[row] and made[row][-1:] != [stop_id]]
-        if len(going) < len(rows):
-            state = state.keep(torch.tensor(going, dtype=torch.long, device=model.device))
-            rows, chosen = [rows[at] for at in going], [chosen[at] for at in going]
-            waiting = [waiting[at] for at in going]
-        if rows:
-            logits, state = step(model, state, torch.tensor(chosen, device=model.device))
-    bar.close()
-    if stream is not None:
-        stream.flush()
-    return [torch.cat((prompt, prompt.new_tensor(ids))) for prompt, ids in zip(prompts, made, strict=True)]
+    rows = _Rows(budget, stop_id, stream, progress)
+    if rows.going:
+        logits, state, waiting = read_prompts(model, [prompts[row] for row in rows.going])
+        draws = Draws(sampler, generator, (len(logits), logits.shape[1]), logits.device)
+        _write(rows, waiting, draws, ByteWriter(model, sampler, logits=logits, state=state), plan)
+    rows.close()
+    return [torch.cat((prompt, prompt.new_tensor(ids))) for prompt, ids in zip(prompts, rows.made, strict=True)]
+
+
+def _write(rows: _Rows, waiting: list[list[int]], draws: Draws, begin: ByteWriter, plan: Plan | None) -> None:
+    """Until all rows have ended: byte by byte, then by the plan once no prompt waits and a call can begin."""
+    writer: ByteWriter | PatchWriter = begin
+    while rows.going:
+        if isinstance(writer, ByteWriter) and plan is not None and not any(waiting) and writer.can_change_to(plan):
+            writer = writer.changed_to(plan)
+        written = writer.write(draws.numbers(writer.call_bytes)).tolist()
+        if isinstance(writer, ByteWriter) and any(waiting):
+            writer.replace([rest[0] if rest else ids[0] for rest, ids in zip(waiting, written, strict=True)])
+            written = [[] if rest else ids for rest, ids in zip(waiting, written, strict=True)]
+            waiting = [rest[1:] for rest in waiting]
+        left = rows.take(written)
+        if left:
+            waiting = [waiting[at] for at in left]
+            kept = torch.tensor(left, device=draws.device)
+            writer.keep(kept)
+            draws.keep(kept)
 
 
 def _budget(model: MBLM, prompts: Sequence[Tensor], count: int | None) -> list[int]:
@@ -147,7 +175,7 @@ def _budget(model: MBLM, prompts: Sequence[Tensor], count: int | None) -> list[i
     return [count] * len(prompts)
 
 
-def _read(model: MBLM, prompts: Sequence[Tensor]) -> tuple[Tensor, DecodeState, list[list[int]]]:
+def read_prompts(model: MBLM, prompts: Sequence[Tensor]) -> tuple[Tensor, DecodeState, list[list[int]]]:
     """Logits and state behind what all prompts have of their last patch, and the bytes that each still waits for."""
     R, device = model.patch_bytes[0], model.device
     whole = [max(0, len(prompt) - 1) // R for prompt in prompts]

@@ -19,3 +19,11 @@ def golden() -> Path | None:
     """Reference outputs made with public packages, or None where they are not at hand."""
     folder = SHARED / "golden"
     return folder if folder.is_dir() else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip(f"needs a GPU that torch {torch.__version__} can use")

@@ -24,6 +24,11 @@ from mblm.model.short import attend_short, is_short
 SHORT = 512
 # Positions that a growing segment has room for at the least.
 MIN_ROOM = 16
+# What PyTorch's CUDA kernels take in one call: rows, an axis of a grid (pytorch issues 142228 and 146704), and numbers
+# that flash attention's backward can tell apart, which counts queries in blocks of 128 and channels as 32 at least
+# (found in PriorLabs/TabPFN, pull request 1184).
+MOST_ROWS, MOST_NUMBERS = 2**16 - 1, 2**31 - 1
+QUERY_BLOCK, LEAST_CHANNELS = 128, 32
 
 
 class Room:
@@ -102,9 +107,33 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -
         return attend_short(q, k, v)
     if S <= SHORT and _rounds_products(q):
         return _dense(q, k, v, _future(S, q.device), dropout)
+    return fused_attention(q, k, v, dropout=dropout, causal=True)
+
+
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, dropout: float = 0.0, causal: bool = False
+) -> Tensor:
+    """PyTorch's own attention at scale E^-1/2, as many rows a call as its kernels can take.
+
+    q (n, S, H, E), k and v (n, T, H, E) → (n, S, H, E); mask (n, 1, 1, T): true at keys to read.
+    """
+    rows = rows_at_once(q)
+    if rows < len(q):
+        masks = (None,) * -(-len(q) // rows) if mask is None else mask.split(rows)
+        parts = zip(q.split(rows), k.split(rows), v.split(rows), masks, strict=True)
+        return torch.cat([fused_attention(*part, dropout=dropout, causal=causal) for part in parts])
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    attended = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)
     return attended.transpose(1, 2)
+
+
+def rows_at_once(q: Tensor) -> int:
+    """How many rows of (n, S, H, E) queries one call of a CUDA kernel can take; all of them elsewhere."""
+    if q.device.type != "cuda":
+        return len(q)
+    _, S, H, E = q.shape
+    numbers = -(-S // QUERY_BLOCK) * QUERY_BLOCK * H * max(E, LEAST_CHANNELS)
+    return max(1, min(MOST_ROWS, MOST_NUMBERS // numbers))
 
 
 def attend(
@@ -123,8 +152,7 @@ def attend(
         # Positions past a row's length come last, so causality alone hides them from the real ones.
         return causal_attention(q, own.keys, own.values, dropout=dropout)
     if q.shape[1] == 1 and len(joined) == 1:  # one more position, nothing shared: it looks at everything
-        keys, values = joined[0].keys.transpose(1, 2), joined[0].values.transpose(1, 2)
-        return F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, dropout_p=dropout).transpose(1, 2)
+        return fused_attention(q, joined[0].keys, joined[0].values, dropout=dropout)
     n, S = q.shape[:2]
     own_hidden = _unreal(own)
     if own_hidden is None and len(past) == 1 and past[0].keys.shape[:2] == (1, 1) and is_short(q, dropout):

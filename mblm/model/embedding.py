@@ -140,9 +140,9 @@ def _positions(x: Tensor, start: int | Tensor) -> Tensor:
     return steps + (start if isinstance(start, int) else start[..., None])
 
 
-def rotary_frequencies(dim: int) -> Tensor:
+def rotary_frequencies(dim: int, device: torch.device | None = None) -> Tensor:
     """Angles a position, one for each pair of channels, base 10,000: (dim / 2,)."""
-    return ROTARY_BASE ** (-torch.arange(0, dim, 2) / dim)
+    return ROTARY_BASE ** (-torch.arange(0, dim, 2, device=device) / dim)
 
 
 def remade_frequencies(dim: int, moved: Tensor) -> Tensor:
@@ -159,5 +159,5 @@ def rotary_angles(positions: Tensor, frequencies: Tensor) -> Tensor:
     In a half-precision model the frequencies are rounded and positions above 256 too: they are made anew in float32.
     """
     if frequencies.dtype not in (torch.float32, torch.float64):
-        frequencies = rotary_frequencies(2 * len(frequencies)).to(positions.device)
+        frequencies = rotary_frequencies(2 * len(frequencies), positions.device)  # no copy, which would wait for a GPU
     return positions.to(frequencies.dtype) * frequencies

@@ -111,12 +111,26 @@ def shift_norm(x: Tensor, before: Tensor | None = None) -> Tensor:
     The shift delays the second half of the channels by one position; `before` (n, D) stands before the first.
     """
     if x.numel() < FEW or torch.compiler.is_compiling():  # fewer operations, or what a compiler fuses itself
-        half = shift_from(x.shape[-1])
-        ahead = x.new_zeros(len(x), 1, x.shape[-1] - half) if before is None else before[:, None, half:]
-        late = ahead if x.shape[1] == 1 else torch.cat((ahead, x[:, :-1, half:]), dim=1)
-        return unit_norm(torch.cat((x[..., :half], late), dim=-1))
+        return unit_norm(_shifted(x, before))
     y: Tensor = _ShiftNorm.apply(x, before)
     return y
+
+
+def shift_gained_norm(x: Tensor, before: Tensor | None, gain: Tensor) -> Tensor:
+    """`shift_norm` times a gain (D,), for a few positions: without gradients one kernel for norm and gain on a GPU.
+
+    There the floor is FLOOR² under the root, which is another number only where the root mean square is about FLOOR.
+    """
+    if torch.is_grad_enabled() or x.dtype != gain.dtype:
+        return shift_norm(x, before) * gain
+    return F.rms_norm(_shifted(x, before), gain.shape, gain, FLOOR**2)
+
+
+def _shifted(x: Tensor, before: Tensor | None) -> Tensor:
+    half = shift_from(x.shape[-1])
+    ahead = x.new_zeros(len(x), 1, x.shape[-1] - half) if before is None else before[:, None, half:]
+    late = ahead if x.shape[1] == 1 else torch.cat((ahead, x[:, :-1, half:]), dim=1)
+    return torch.cat((x[..., :half], late), dim=-1)
 
 
 def unit_norm(x: Tensor, eps: float | None = None) -> Tensor:
@@ -197,6 +211,18 @@ def turn(pairs: Tensor, turns: Tensor) -> Tensor:
     """
     (cos, sin), (even, odd) = turns.unbind(-1), pairs.unbind(-1)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(pairs.dtype)
+
+
+def turn_both(q: Tensor, k: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+    """`turn` of queries and keys whose pairs are channels j and j + E/2, (n, S, H, E) each: few operations for both."""
+    pairs = torch.stack([x.unflatten(-1, (2, -1)).transpose(-1, -2) for x in (q, k)], dim=2)  # (n, S, 2, H, E/2, 2)
+    if torch.compiler.is_compiling():  # a compiler fuses the plain form, and knows no complex numbers
+        turned = turn(pairs, turns)
+    else:
+        product = torch.view_as_complex(pairs.to(turns.dtype)) * torch.view_as_complex(turns)
+        turned = torch.view_as_real(product).flatten(-2).to(q.dtype)
+    first, second = turned.unbind(2)
+    return first, second
 
 
 def rotary_heads(x: Tensor, weight: Tensor, turns: Tensor | None, heads: int) -> tuple[Tensor, Tensor, Tensor]:

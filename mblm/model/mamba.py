@@ -125,8 +125,13 @@ class Mamba2Mixer(nn.Module):
         gain: Float[Tensor, " d"],
         state: MixerState | None = None,
         lengths: Tensor | None = None,
-    ) -> tuple[Float[Tensor, "n s d"], MixerState]:
-        """Mix a normed input that still lacks its `gain`, behind `state`; the new state stands behind `lengths`."""
+        *,
+        keep: bool = True,
+    ) -> tuple[Float[Tensor, "n s d"], MixerState | None]:
+        """Mix a normed input that still lacks its `gain`, behind `state`; the new state stands behind `lengths`.
+
+        Without `keep` there is no new state.
+        """
         projected = gained_linear(x, gain, self.in_proj.weight)
         gate, mixed, dt = projected.split([self.inner, self.conv1d.in_channels, self.heads], dim=-1)
         taps = self.conv1d.kernel_size[0]
@@ -138,12 +143,19 @@ class Mamba2Mixer(nn.Module):
         steps = self._steps(dt)
         if lengths is not None:  # a step of zero leaves the state as it is
             steps = steps.masked_fill(torch.arange(x.shape[1], device=x.device)[:, None] >= lengths[:, None, None], 0)
-        run = fused_ssd if resolve_kernel(self.kernel, x.device) == "triton" else ssd
         values = values.unflatten(-1, (self.heads, self.headdim))
-        y, ssm = run(values, steps, self._decay, B, C, self.D, None if state is None else state.ssm)
+        before = None if state is None else state.ssm
+        after: Tensor | None
+        if resolve_kernel(self.kernel, x.device, x.dtype) == "triton":
+            y, after = fused_ssd(values, steps, self._decay, B, C, self.D, before)
+        else:
+            y, after = ssd(values, steps, self._decay, B, C, self.D, before, keep=keep)
         y = gated_norm(y.flatten(2), gate, EPS)
         out = gained_linear(y, self.norm.weight, self.out_proj.weight)
-        return out, MixerState(_last_taps(mixed, taps - 1, lead, lengths), ssm)
+        if not keep:
+            return out, None
+        assert after is not None
+        return out, MixerState(_last_taps(mixed, taps - 1, lead, lengths), after)
 
     def step(
         self, x: Float[Tensor, "n d"], gain: Float[Tensor, " d"], state: MixerState
@@ -179,10 +191,11 @@ class MambaLayer(nn.Module):
         self.mixer = Mamba2Mixer(dim, block)
 
     def forward(
-        self, x: Tensor, state: MixerState | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, MixerState]:
-        """What the layer adds to (n, S, D), and its state."""
-        return cast(tuple[Tensor, MixerState], self.mixer(unit_norm(x, EPS), self.norm.weight, state, lengths))
+        self, x: Tensor, state: MixerState | None = None, lengths: Tensor | None = None, *, keep: bool = True
+    ) -> tuple[Tensor, MixerState | None]:
+        """What the layer adds to (n, S, D), and its state; None without `keep`."""
+        mixed = self.mixer(unit_norm(x, EPS), self.norm.weight, state, lengths, keep=keep)
+        return cast(tuple[Tensor, MixerState | None], mixed)
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """What the layer adds to (n, D)."""
@@ -203,7 +216,11 @@ class MambaStage(nn.Module):
 
     def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         """(B, S, D) → (B, S, D); output s depends on inputs 0..s."""
-        return self._extend(x, None, None)[0]
+        added = torch.zeros((), dtype=x.dtype, device=x.device)
+        for index, layer in enumerate(self.layers):
+            x = x + added if index else x
+            added, _ = layer(x, keep=False)
+        return self._finish(x, added)
 
     def prefix(
         self, x: Float[Tensor, "b s d"], lengths: Tensor | None = None
@@ -231,7 +248,7 @@ class MambaStage(nn.Module):
 
     def kernel_on(self, device: torch.device) -> Literal["torch", "triton"]:
         """Who runs the recurrence on a device."""
-        return resolve_kernel(self.kernel, device)
+        return resolve_kernel(self.kernel, device, self.norm_f.weight.dtype)
 
     def _extend(self, x: Tensor, state: MambaState | None, lengths: Tensor | None) -> tuple[Tensor, MambaState]:
         layers = []

@@ -195,6 +195,7 @@ class MBLM(LaterStages):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        graphs: bool | None = None,
     ) -> Any:
         """The prompt and the bytes generated behind it: (L,) → (L + count,), on the prompt's device.
 
@@ -202,9 +203,11 @@ class MBLM(LaterStages):
         a count the context is filled; with one it may be left where the first stage has no fixed positions. A row
         ends after `end_of_gen_token_id`, which is included. Greedy unless `filter_thres` (the fraction of the ids
         thrown away, 1.0 keeps one), `top_k` or `top_p` say otherwise; then drawn at `temperature`, repeatably with a
-        `seed`. `stream` takes the bytes of a single prompt as they come.
+        `seed`. `stream` takes the bytes of a single prompt as they come. `graphs`: whether whole patches are written
+        at once, on CUDA by CUDA graphs; None where that is quicker, and `mblm.graphs.find_plan` says what it comes to.
         """
-        from mblm.generate import choose_sampler, generate
+        from mblm.generate import generate
+        from mblm.sampling import choose_sampler
 
         given = prime if isinstance(prime, (list, tuple)) else [prime]
         if not all(prompt is None or isinstance(prompt, Tensor) for prompt in given):
@@ -232,6 +235,7 @@ class MBLM(LaterStages):
                 seed=seed,
                 stream=stream,
                 progress=enable_progress,
+                graphs=graphs,
             )
         finally:
             self.train(training)

@@ -11,7 +11,7 @@ Shapes: b rows, l positions, h heads of p channels, n state size, c chunks of q 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -76,14 +76,23 @@ class _Chunks:
         return self.dt * self.to_end
 
 
-def _span_forward(inputs: Inputs, state: Tensor, q: int) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, l, h, p), the state at every chunk's start (b, c, h, p, n), and the state behind the span."""
+def _span_forward(
+    inputs: Inputs, state: Tensor | None, q: int, *, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y (b, l, h, p), the state at every chunk's start (b, c, h, p, n), and the state behind the span.
+
+    No states where there is one chunk, nothing before it and nothing to `keep` behind it: short sequences, of which
+    there may be very many, and whose states would be larger than all else of them.
+    """
     k = _Chunks(inputs, q)
     weights = k.between.mul_(k.scores[:, None]).mul_(k.dt_heads[:, :, None])
     within = weights @ k.x_heads  # (m, h, q, p)
+    if state is None and k.c == 1 and not keep:
+        return torch.addcmul(within.transpose(1, 2), k.x, inputs.D[:, None]).reshape(inputs.x.shape), None, None
     arriving = (k.x * k.inflow_weights[..., None]).flatten(2).transpose(1, 2) @ k.B  # (m, h·p, n)
     arriving, whole = k.by_chunk(arriving).unflatten(2, (k.h, k.p)), k.by_chunk(k.whole)
     starts = torch.empty_like(arriving)
+    state = torch.zeros_like(arriving[:, 0]) if state is None else state
     for chunk in range(k.c):
         starts[:, chunk] = state
         state = torch.addcmul(arriving[:, chunk], state, whole[:, chunk, :, None, None])
@@ -92,10 +101,20 @@ def _span_forward(inputs: Inputs, state: Tensor, q: int) -> tuple[Tensor, Tensor
     return y.view(inputs.x.shape), starts, state
 
 
-def _span_backward(inputs: Inputs, starts: Tensor, grad_y: Tensor, grad_state: Tensor, q: int) -> tuple[Inputs, Tensor]:
-    """Gradients of the inputs and of the state before the span, from those of y and of the state behind it."""
-    k = _Chunks(inputs, q)
-    gy = grad_y.reshape(k.x.shape)
+class _ChunkGradients(NamedTuple):
+    """Of a span's chunks, added up in place: x (m, q, h, p), dt and the log decays (m, q, h), B and C (m, q, n)."""
+
+    x: Tensor
+    dt: Tensor
+    cumulative: Tensor
+    B: Tensor
+    C: Tensor
+
+
+def _between_chunks(
+    k: _Chunks, starts: Tensor, gy: Tensor, grad_state: Tensor
+) -> tuple[_ChunkGradients, Tensor, Tensor]:
+    """What the states carry: gradients by way of them, of the chunks' whole log decay (m, h), of the state before."""
     starts_flat = starts.view(len(k.C), -1, k.n)  # (m, h·p, n)
     grad_cumulative = torch.zeros_like(k.dt)
 
@@ -125,6 +144,23 @@ def _span_backward(inputs: Inputs, starts: Tensor, grad_y: Tensor, grad_state: T
     grad_whole += (grad_weights := grad_weights.mul_(weights)).sum(1)
     grad_cumulative -= grad_weights
     grad_x = grad_inflow.mul_(weights[..., None])
+    return _ChunkGradients(grad_x, grad_dt, grad_cumulative, grad_B, grad_C), grad_whole, grad_state
+
+
+def _span_backward(
+    inputs: Inputs, starts: Tensor | None, grad_y: Tensor, grad_state: Tensor | None, q: int
+) -> tuple[Inputs, Tensor | None]:
+    """Gradients of the inputs and of the state before the span, from those of y and of the state behind it."""
+    k = _Chunks(inputs, q)
+    gy = grad_y.reshape(k.x.shape)
+    if starts is None or grad_state is None:
+        grad_x, grad_dt, grad_cumulative, grad_B, grad_C = (
+            torch.zeros_like(tensor) for tensor in (k.x, k.dt, k.dt, k.B, k.C)
+        )
+    else:
+        found, grad_whole, grad_state = _between_chunks(k, starts, gy, grad_state)
+        grad_x, grad_dt, grad_cumulative, grad_B, grad_C = found
+        grad_cumulative[:, -1] += grad_whole
 
     # inside the chunk
     gy_heads = gy.transpose(1, 2).contiguous()
@@ -142,7 +178,6 @@ def _span_backward(inputs: Inputs, starts: Tensor, grad_y: Tensor, grad_state: T
 
     grad_D = (gy * k.x).sum((0, 1, 3))
     grad_x.addcmul_(gy, inputs.D[:, None])
-    grad_cumulative[:, -1] += grad_whole
     grad_decay = grad_cumulative.flip(1).cumsum(1).flip(1)  # of a_t = dt_t·A
     grad_A = (grad_decay * k.dt).sum((0, 1))
     grad_dt.addcmul_(grad_decay, inputs.A)
@@ -165,11 +200,12 @@ class _SSD(Function):
     """See `ssd`; lengths in whole chunks, everything of one type."""
 
     @staticmethod
-    def forward(ctx: Any, q: int, state: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, q: int, keep: bool, state: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor | None]:
         inputs = Inputs(*tensors)
         outputs, starts = [], []
-        for span in _spans(inputs, q):
-            y, start, state = _span_forward(inputs.span(*span), state, q)
+        spans = _spans(inputs, q)
+        for place, span in enumerate(spans, start=1):
+            y, start, state = _span_forward(inputs.span(*span), state, q, keep=keep or place < len(spans))
             outputs.append(y)
             starts.append(start)
         ctx.q = q
@@ -178,7 +214,7 @@ class _SSD(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor, grad_state: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, starts = Inputs(*saved[:6]), saved[6:]
         grads = []
@@ -189,7 +225,37 @@ class _SSD(Function):
         grads.reverse()
         x, dt, B, C = (torch.cat(parts, dim=1) for parts in zip(*map(_timed, grads), strict=True))
         A, D = (torch.stack(parts).sum(0) for parts in zip(*((g.A, g.D) for g in grads), strict=True))
-        return (None, grad_state, x, dt, A, B, C, D)
+        return (None, None, grad_state if ctx.needs_input_grad[2] else None, x, dt, A, B, C, D)
+
+
+@overload
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    state: Tensor | None = None,
+    *,
+    keep: Literal[True] = True,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    state: Tensor | None = None,
+    *,
+    keep: bool,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor | None]: ...
 
 
 def ssd(
@@ -201,22 +267,23 @@ def ssd(
     D: Float[Tensor, " h"],
     state: Float[Tensor, "b h p n"] | None = None,
     *,
+    keep: bool = True,
     chunk: int = CHUNK,
-) -> tuple[Float[Tensor, "b l h p"], Float[Tensor, "b h p n"]]:
+) -> tuple[Float[Tensor, "b l h p"], Float[Tensor, "b h p n"] | None]:
     """y and the state behind the last position; `state` is the one before the first (zeros by default).
 
-    A position with dt = 0 leaves the state as it is. Computed in float32, or float64 where x is; y has x's type.
+    Without `keep` the state behind need not be made, and may be None. A position with dt = 0 leaves the state as it is.
+    Computed in float32, or float64 where x is; y has x's type.
     """
-    b, length, h, p = x.shape
+    length = x.shape[1]
     kind = wide_type(x.dtype)
     q = min(chunk, length)
     pad = -length % q
     tensors = [t.to(kind) for t in (x, dt, A, B, C, D)]
     if pad:
         tensors = [F.pad(t, (0, 0) * (t.ndim - 2) + (0, pad)) if t.ndim > 1 else t for t in tensors]
-    before = x.new_zeros(b, h, p, B.shape[-1], dtype=kind) if state is None else state.to(kind)
     with torch.autocast(x.device.type, enabled=False):
-        y, after = _SSD.apply(q, before, *tensors)
+        y, after = _SSD.apply(q, keep, None if state is None else state.to(kind), *tensors)
     return y[:, :length].to(x.dtype), after
 
 

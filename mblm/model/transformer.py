@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from mblm.model.attention import Segment, attend, causal_attention
 from mblm.model.block import StageBlock, group_rows
 from mblm.model.embedding import remade_frequencies, rotary_angles, rotary_frequencies
-from mblm.model.fused import added_linear, gained_linear, rotary_heads, shift_norm, turn, unit_norm
+from mblm.model.fused import (
+    added_linear,
+    gained_linear,
+    rotary_heads,
+    shift_gained_norm,
+    shift_norm,
+    turn_both,
+    unit_norm,
+)
 from mblm.model.short import is_short
 
 # From so many positions on, gain and order of the heads go into the projection's weights.
@@ -60,6 +68,11 @@ class TransformerBlock(TransformerOptions):
 
     def to_model(self, model_dim: int, num_layers: int) -> TransformerStage:
         return TransformerStage(model_dim, num_layers, self)
+
+
+def is_few(x: Float[Tensor, "*shape d"]) -> bool:
+    """Whether operations cost more than their passes over the positions."""
+    return x.shape[:-1].numel() < FEW_POSITIONS
 
 
 class RMSNorm(nn.Module):
@@ -128,24 +141,26 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, turns: Tensor | None, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Shift and normalise (n, S, D), then queries, keys and values, each (n, S, H, E), positions applied."""
+        if is_few(x):
+            return self._few_heads(shift_gained_norm(x, before, self.norm.g), turns)
         return self.heads_of(shift_norm(x, before), turns)
 
     def heads_of(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of what is normalised but for the norm's gain."""
-        if x.shape[:-1].numel() < FEW_POSITIONS:  # leave the weights as they are
-            x = x * self.norm.g
-            q, (k, v) = self.to_q(x), self.to_kv(x).chunk(2, dim=-1)
-            q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-            if turns is None:
-                return q, k, v
-            q, k = (turn(part.unflatten(-1, (2, -1)).transpose(-1, -2), turns[..., 0, :, :]) for part in (q, k))
-            return q, k, v
+        if is_few(x):
+            return self._few_heads(x * self.norm.g, turns)
         # With many positions gain and order go into the weights: a pass over a matrix instead of one over them all.
         weight = torch.cat((self.to_q.weight, self.to_kv.weight))[self.order] * self.norm.g
         if torch.is_autocast_enabled(x.device.type):
             kind = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(kind), weight.to(kind)
         return rotary_heads(x, weight, turns, self.heads)
+
+    def _few_heads(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of what is normalised: the weights are left as they are, and every operation counts."""
+        q, (k, v) = self.to_q(x), self.to_kv(x).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
+        return (q, k, v) if turns is None else (*turn_both(q, k, turns), v)
 
     @property
     def active_dropout(self) -> float:
@@ -165,7 +180,10 @@ class FeedForward(nn.Sequential):
         assert isinstance(norm, RMSNorm)
         assert isinstance(widen, nn.Linear)
         assert isinstance(narrow, nn.Linear)
-        hidden = gained_linear(shift_norm(x, before), norm.g, widen.weight, widen.bias)
+        if is_few(x):
+            hidden = cast(Tensor, widen(shift_gained_norm(x, before, norm.g)))
+        else:
+            hidden = gained_linear(shift_norm(x, before), norm.g, widen.weight, widen.bias)
         return added_linear(x, dropout(gelu(hidden)), narrow)
 
 

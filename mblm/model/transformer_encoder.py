@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mblm.model.attention import SHORT
+from mblm.model.attention import SHORT, fused_attention
 from mblm.model.fused import unit_norm
 from mblm.model.segments import attend_segments, attend_with_dropout
 from mblm.model.transformer import Attention, FeedForward, RMSNorm, Rotary, TransformerOptions
@@ -92,6 +91,4 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, dropout: 
     if q.shape[1] <= SHORT and q.device.type == "cpu":
         segments = [(k, v, hidden)]
         return attend_with_dropout(q, segments, dropout) if dropout > 0 else attend_segments(q, segments)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if hidden is None else ~hidden, dropout_p=dropout)
-    return attended.transpose(1, 2)
+    return fused_attention(q, k, v, None if hidden is None else ~hidden, dropout=dropout)

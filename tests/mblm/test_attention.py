@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from mblm.model import attention, fused
 from mblm.model.attention import Segment, attend, causal_attention
@@ -100,6 +101,33 @@ def test_causal_attention(precision: str) -> None:
     finally:
         torch.set_float32_matmul_precision(before)
     torch.testing.assert_close(found, plain(q, (), own))
+
+
+def test_rows_beyond_a_call_are_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (torch.randn(5, 3, H, E, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = torch.ones(5, 1, 1, 3, dtype=torch.bool)
+    mask[3, ..., 2:] = False
+    weights = torch.randn(5, 3, H, E, dtype=torch.float64)
+    for options in ({"causal": True}, {"mask": mask}):
+        whole = attention.fused_attention(q, k, v, **options)
+        expected = torch.autograd.grad((whole * weights).sum(), (q, k, v))
+        with monkeypatch.context() as patched:
+            patched.setattr(attention, "rows_at_once", lambda q: 2)
+            parts = attention.fused_attention(q, k, v, **options)
+            found = torch.autograd.grad((parts * weights).sum(), (q, k, v))
+        torch.testing.assert_close(parts, whole)
+        torch.testing.assert_close(found, expected)
+
+
+def test_rows_that_kernels_can_take() -> None:
+    def rows(S: int, H: int, E: int) -> int:
+        with FakeTensorMode():
+            return attention.rows_at_once(torch.empty(1, S, H, E, device="cuda"))
+
+    assert attention.rows_at_once(torch.empty(7, 3, 2, 4)) == 7  # a CPU has no such limit
+    assert rows(9, 16, 64) == 2**31 // (128 * 16 * 64) - 1  # the local stage of the paper's model
+    assert rows(9, 2, 8) == 65_535
+    assert rows(1_000_000, 16, 64) == 2
 
 
 @pytest.mark.parametrize("dim", [6, 7])

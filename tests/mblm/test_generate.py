@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mblm import MBLM, MBLMReturnType
 from mblm.decode import branch, enter_patch, prefill, read_prefix, score_continuations, step
-from mblm.generate import Sampler, choose_sampler
+from mblm.sampling import Sampler, choose_sampler
 from mblm.utils.stream import ByteStreamer
 from tests.mblm.reference import build, plain_predictions, stages
 from tests.mblm.test_decode import RunningBlock

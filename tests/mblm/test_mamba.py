@@ -1,9 +1,7 @@
-"""The Mamba-2 stage: the chunked recurrence against a loop over positions, its states, its kernels, golden vectors."""
+"""The Mamba-2 stage: the chunked recurrence against a loop over positions, its states, golden vectors."""
 
 import json
 import math
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mblm import MambaBlock
-from mblm.model import kernels, ssd
+from mblm.model import ssd
 from mblm.model.fused import causal_conv, gated_norm
 from mblm.model.mamba import Mamba2Mixer, MambaStage
 from mblm.model.ssd import ssd_step
@@ -76,6 +74,21 @@ def test_one_position_at_a_time_and_no_state_before() -> None:
         y, state = ssd_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, state)
         torch.testing.assert_close(y, expected[:, t])
     torch.testing.assert_close(state, after)
+
+
+@pytest.mark.parametrize(("length", "span"), [(5, 2**24), (11, 2**24), (11, 1)])
+def test_no_state_behind(monkeypatch: pytest.MonkeyPatch, length: int, span: int) -> None:
+    monkeypatch.setattr(ssd, "SPAN", span)
+    inputs = random_inputs(length)
+    for state in (None, inputs[-1]):
+        given = inputs if state is not None else inputs[:-1]
+        weights = torch.randn_like(inputs[0])
+        expected, _ = ssd.ssd(*given, chunk=5)
+        y, after = ssd.ssd(*given, chunk=5, keep=False)
+        assert (after is None) == (state is None and length == 5)
+        torch.testing.assert_close(y, expected)
+        gradients = [torch.autograd.grad((out * weights).sum(), given) for out in (y, expected)]
+        torch.testing.assert_close(*gradients)
 
 
 def test_long_decays_neither_overflow_nor_lose_the_near_past() -> None:
@@ -177,43 +190,6 @@ def test_bad_blocks_say_what_was_expected() -> None:
         block(block_type="mamba3")
     with pytest.raises(ValueError, match="divisor of expand·width = 16, got 5"):
         block(headdim=5).to_model(8, 1)
-
-
-def test_a_kernel_that_is_asked_for_and_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    kernels._fused_scan.cache_clear()
-    kernels._has_fused_scan.cache_clear()
-    stage = block(kernel="triton").to_model(8, 1)
-    with pytest.raises(RuntimeError, match=r"kernel 'triton': expected tensors on a CUDA device, got cpu"):
-        stage(torch.randn(1, 3, 8))
-    message = r"be imported \(.*\); install it with `pip install 'vqa-bench\[cuda\]'`"
-    with pytest.raises(RuntimeError, match=message):
-        kernels.resolve_kernel("triton", torch.device("cuda"))
-    assert kernels.resolve_kernel("auto", torch.device("cuda")) == "torch"
-    assert build([5, 4], block=stages("ST")).kernels() == ["torch", None]
-
-
-def test_the_fused_scan_is_called_with_its_own_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mamba-ssm's signature, played by our recurrence: groups of B and C, states in and out."""
-
-    def scan(x, dt, A, B, C, chunk_size, D, initial_states, return_final_states):
-        assert return_final_states
-        return ssd.ssd(x, dt, A, B.squeeze(2), C.squeeze(2), D, initial_states, chunk=chunk_size)
-
-    module = types.ModuleType("mamba_ssm.ops.triton.ssd_combined")
-    module.mamba_chunk_scan_combined = scan
-    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    kernels._has_fused_scan.cache_clear()
-    kernels._fused_scan.cache_clear()
-    assert kernels.resolve_kernel("auto", torch.device("cuda")) == "triton"
-    assert kernels.resolve_kernel("triton", torch.device("cuda")) == "triton"
-    assert kernels.resolve_kernel("torch", torch.device("cuda")) == "torch"
-    inputs = random_inputs(6)
-    torch.testing.assert_close(kernels.fused_ssd(*inputs), ssd.ssd(*inputs))
-    kernels._has_fused_scan.cache_clear()
-    kernels._fused_scan.cache_clear()
 
 
 @pytest.mark.parametrize("letters", ["SS", "ST"])

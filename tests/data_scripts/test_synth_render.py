@@ -259,6 +259,19 @@ def test_small_preset_pictures_show_every_object() -> None:
         assert (traced.visible() >= preset.min_visible_pixels * preset.supersampling**2).all()
 
 
+def test_the_small_size_of_the_release_shows_what_scaling_its_pictures_down_shows() -> None:
+    box = (35.2, 32, 444.8, 288)  # the middle 409.6 x 256 of 480 x 320
+    for seed in range(2):
+        scene, image = make_picture(PRESETS["clevr"], random.Random(seed))
+        small_scene, small = make_picture(PRESETS["clevr-64"], random.Random(seed))
+        places = [[thing["3d_coords"] for thing in one["objects"]] for one in (scene, small_scene)]
+        assert places[0] == places[1]
+        scaled = Image.fromarray(image).resize((64, 40), Image.Resampling.LANCZOS, box=box)
+        assert np.abs(np.asarray(scaled, dtype=float) - small).mean() < 1.6
+        shifted = np.roll(small, 1, axis=1)
+        assert np.abs(np.asarray(scaled, dtype=float) - shifted).mean() > 2
+
+
 def test_an_unknown_studio_is_refused() -> None:
     with pytest.raises(DataError, match="expected a studio out of plain, release, got 'dark'"):
         shading.sample_lamps(replace(PRESETS["clevr"], studio="dark"), random.Random(0))

@@ -150,5 +150,5 @@ def test_impossible_presets_are_refused() -> None:
         replace(CLEVR, weights={3: 1.0, 90: 1.0})
     with pytest.raises(DataError, match="palettes of shapes and their colors, got 'cube'"):
         replace(CLEVR, palettes={"cube": ("teal",)})
-    with pytest.raises(DataError, match="expected a preset out of mini, tiny, small, clevr, cogent-a, cogent-b"):
+    with pytest.raises(DataError, match="expected a preset out of mini, tiny, small, clevr, clevr-64, cogent-a"):
         find_preset("huge")

@@ -56,7 +56,7 @@ def _add_pg19(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", required=True, help="mini, tiny, small, clevr, cogent-a, cogent-b")
+    parser.add_argument("--preset", required=True, help="mini, tiny, small, clevr, clevr-64, cogent-a, cogent-b")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", nargs="+", metavar="SPLIT=N", help="images a split, where not the preset's own")

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from benchmarks.gpu.run import find_out, run_part
 
         device = find_device(options.device, dry_run=options.dry_run)
-        out = options.out or find_out(device)
+        out = (options.out or find_out(device)).resolve()  # parts run in the checkout, wherever this was called
     except (wheels.WheelError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     if options.seconds is not None:

@@ -112,8 +112,11 @@ def find_device(name: str | None, *, dry_run: bool) -> Device:
     """
     if dry_run or name == "cpu" or (name is None and not torch.cuda.is_available()):
         return Device(torch.device("cpu"), tiny=True)
-    device = torch.device("cuda" if name is None else name)
-    if device.type != "cuda" or (device.index or 0) >= torch.cuda.device_count():
+    try:
+        device = torch.device("cuda" if name is None else name)
+    except RuntimeError:  # a name that torch does not know
+        device = None
+    if device is None or device.type != "cuda" or (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"expected a GPU that torch {torch.__version__} can use, such as cuda, got {name}; leave --device out for "
             "the first one, or give --dry-run to go through every part on the CPU at tiny sizes"

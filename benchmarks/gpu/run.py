@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -11,11 +12,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.common import RECORDED, markdown, say
+from benchmarks.common import RECORDED, ROOT, markdown, say
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.parts import find_part
 from vqa_bench.runs import provenance, write_json
+
+CODE = ("benchmarks", "mblm", "vqa_bench", "baselines", "data_scripts")
 
 
 def find_out(device: Device) -> Path:
@@ -25,10 +28,18 @@ def find_out(device: Device) -> Path:
     return RECORDED / ("gpu-" + re.sub(r"[^a-z0-9]+", "-", device.facts()["name"].lower()).strip("-"))
 
 
+def code_digest() -> str:
+    """SHA-256 of our packages' sources: an item is kept for the code that it was measured with, committed or not."""
+    digest = hashlib.sha256()
+    for path in sorted(path for package in CODE for path in (ROOT / package).rglob("*.py")):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def run_part(part: str, device: Device, out: Path, seconds: float | None, given: Sequence[str]) -> list[str]:
     """Measure a part, print its table, write PART.json and PART.md into `out`; what is wrong, which may be nothing."""
     facts, about = device.facts(), provenance()
-    limits = {"device": facts["name"], "versions": facts["versions"], "commit": about["commit"], "tiny": device.tiny}
+    limits = {"device": facts["name"], "versions": facts["versions"], "code": code_digest(), "tiny": device.tiny}
     file = out / f"{part}.json"
     bench = Bench(part, device, file, device.tiny, seconds, limits)
     report = find_part(part)(bench)

@@ -1,8 +1,9 @@
 """Packages as files, for a machine with a GPU and without network: `VQA_WHEELS=folder make gpu`.
 
 `python -m benchmarks.gpu.wheels --python 3.12 --out folder`, on a machine with network, fetches what such a machine
-usually lacks. The folder's own wheels go in front of what is installed; those in its folder `peer` are seen by the
-reference implementation's process alone, whose package has the name of ours.
+usually lacks; with `--mamba` mamba-ssm too, with `--peer` the reference implementation. The folder's own wheels go in
+front of what is installed; those in its folder `peer` are seen by the reference's process alone, whose package has the
+name of ours, and which sees the folder's own behind them.
 
 Knows the standard library only: it runs before anything else can be imported.
 """
@@ -17,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 VARIABLE = "VQA_WHEELS"
 NEEDED = (
+    ("torch", "torch"),
     ("numpy", "numpy"),
     ("pydantic", "pydantic"),
     ("jaxtyping", "jaxtyping"),
@@ -47,6 +49,32 @@ FETCHED = (
     "filelock",
     "httpx2",
 )
+# The reference implementation, and what it imports beside the above: the transformer it builds on, and for mamba-ssm,
+# whose package imports more than its Mamba-2 needs, transformers with its hub. mambapy is for a GPU without mamba-ssm.
+PEER = "peer"  # their folder within the folder of wheels
+PEER_FETCHED = (
+    "mblm",
+    "megabyte-pytorch",
+    "mambapy",
+    "einops",
+    "beartype",
+    "packaging",
+    "transformers",
+    "tokenizers",
+    "regex",
+    "safetensors",
+    "huggingface-hub",
+    "httpcore2",
+    "h11",
+    "anyio",
+    "idna",
+    "truststore",
+)
+# Published as source with CUDA code that only its Mamba-1 calls; what Mamba-2 runs is Triton, compiled where it runs.
+MAMBA = "mamba-ssm==2.3.2.post1"
+MAMBA_SETTINGS = {"MAMBA_SKIP_CUDA_BUILD": "TRUE", "MAMBA_FORCE_BUILD": "TRUE"}  # of its setup.py
+MAMBA_FETCHED = ("einops",)  # what it imports for us beside torch and triton
+
 PLATFORMS = tuple(
     f"manylinux{version}_x86_64"
     for version in ("1", "2014", *(f"_2_{minor}" for minor in (5, 12, 17, 24, 27, 28, 31, 34)))
@@ -108,25 +136,41 @@ def check_modules() -> None:
         )
 
 
-def fetch(out: Path, python: str, constraints: Path) -> None:
-    """Download wheels of `FETCHED` in the pinned versions, for a Python such as 3.12 on x86-64 Linux."""
+def fetch(out: Path, python: str, names: Sequence[str], pins: Path) -> None:
+    """Download wheels in the pinned versions, for a Python such as 3.12 on x86-64 Linux.
+
+    Raises WheelError for a package without a pinned version, and where pip fails.
+    """
     tag = f"cp{python.replace('.', '')}"
     platforms = [argument for platform in PLATFORMS for argument in ("--platform", platform)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(out), *platforms]
     command += ["--python-version", python, "--implementation", "cp", "--abi", tag, "--abi", "abi3", "--abi", "none"]
-    command += [*platforms, "--dest", str(out), *_pinned(constraints)]
-    if subprocess.run(command, check=False).returncode != 0:
-        raise WheelError(f"expected to download the wheels named above, got an error of pip for Python {python}")
+    _pip([*command, *_pinned(names, pins)], f"the wheels named above for Python {python}")
 
 
-def _pinned(constraints: Path) -> list[str]:
-    """`FETCHED` as NAME==VERSION; WheelError for a package without a pinned version."""
-    lines = (line.strip() for line in constraints.read_text(encoding="utf-8").splitlines())
+def build_mamba(out: Path) -> None:
+    """A wheel of mamba-ssm for any Python, without its compiled extension: no CUDA compiler is needed.
+
+    Its build imports torch, so this Python must have it. Raises WheelError where pip fails.
+    """
+    command = ["wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(out), MAMBA]
+    _pip(command, f"a wheel of {MAMBA}", settings=MAMBA_SETTINGS)
+
+
+def _pip(arguments: Sequence[str], what: str, settings: Mapping[str, str] | None = None) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command, check=False, env={**os.environ, **(settings or {})}).returncode != 0:
+        raise WheelError(f"expected {what}, got an error of pip, above; mend what it says")
+
+
+def _pinned(names: Sequence[str], pins: Path) -> list[str]:
+    """`names` as NAME==VERSION; WheelError for a package without a pinned version."""
+    lines = (line.strip() for line in pins.read_text(encoding="utf-8").splitlines())
     versions = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    missing = [name for name in FETCHED if name not in versions]
+    missing = [name for name in names if name not in versions]
     if missing:
-        raise WheelError(f"expected {missing[0]} in {constraints}, got no line of it; pin it there")
-    return [f"{name}=={versions[name]}" for name in FETCHED]
+        raise WheelError(f"expected {missing[0]} in {pins}, got no line of it; pin it there")
+    return [f"{name}=={versions[name]}" for name in names]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,9 +178,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.wheels", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="such as 3.12")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--peer", action="store_true", help=f"the reference implementation too, into OUT/{PEER}")
+    parser.add_argument("--mamba", action="store_true", help="mamba-ssm too, for both, built by a Python with torch")
     options = parser.parse_args(arguments)
+    root = Path(__file__).resolve().parents[2]
+    peer_pins = root / "benchmarks" / "peer" / "requirements.txt"
     try:
-        fetch(options.out, options.python, Path(__file__).resolve().parents[2] / "constraints.txt")
+        fetch(options.out, options.python, FETCHED, root / "constraints.txt")
+        if options.mamba:
+            build_mamba(options.out)
+            fetch(options.out, options.python, MAMBA_FETCHED, peer_pins)
+        if options.peer:
+            fetch(options.out / PEER, options.python, PEER_FETCHED, peer_pins)
     except WheelError as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -57,7 +57,7 @@ class DecodeState:
 
     first: the first stage behind the completed patches. context (n, D_1): its output there. completed (n,): patches
     it has read, `longest` at most. patch (n, k): the bytes of the patch in progress, 0 ≤ k ≤ R. later: stages 2..N,
-    once k > 0.
+    once k > 0. moves: selections that `first` has yet to follow, see `first_stage`.
     """
 
     first: StageState
@@ -66,13 +66,31 @@ class DecodeState:
     longest: int
     patch: Tensor
     later: tuple[LaterState, ...]
+    moves: tuple[tuple[int, Tensor], ...] = ()
+
+    def first_stage(self) -> StageState:
+        """The first stage's state of these n rows.
+
+        It is needed where a patch is completed only: most answers end before, and a Mamba-2 state for each of 28
+        would be the largest thing to copy.
+        """
+        first = self.first
+        for width, parents in self.moves:
+            first = first.select(width, parents)
+        return first
 
     def select(self, width: int, parents: Int[Tensor, " w"]) -> DecodeState:
         """Rows are groups of `width`; in each, new row i continues old row `parents[i]`. Nothing shared is copied."""
         rows = group_rows(self.completed.shape[0], width, parents)
         later = tuple(item.select(width, parents, rows) for item in self.later)
-        first = self.first.select(width, parents)
-        return DecodeState(first, self.context[rows], self.completed[rows], self.longest, self.patch[rows], later)
+        return replace(
+            self,
+            context=self.context[rows],
+            completed=self.completed[rows],
+            patch=self.patch[rows],
+            later=later,
+            moves=(*self.moves, (width, parents)),
+        )
 
     def keep(self, rows: Int[Tensor, " w"]) -> DecodeState:
         """Only the given rows (at least one, or none)."""
@@ -115,7 +133,7 @@ def branch(
     tokens = _whole_patches(model, ids.flatten(0, 1)).unflatten(0, (n, K))  # (n, K, S, R)
     model.check_context(state.longest + tokens.shape[2])
     x = model.embed(0, tokens, start=state.completed[:, None].expand(n, K))
-    y, first = incremental(model.stage_models[0]).branch(x, state.first, patches)
+    y, first = incremental(model.stage_models[0]).branch(x, state.first_stage(), patches)
     S = tokens.shape[2]
     real = torch.full((n, K), S, device=ids.device) if patches is None else patches
     context = y.flatten(0, 1)[torch.arange(n * K, device=ids.device), real.flatten() - 1]
@@ -252,7 +270,7 @@ def _continued_contexts(
     if len(long):
         start = state.completed[:, None].expand(n, len(long))
         x = model.embed(0, patches[:, long, : S - 1], start=start)
-        y, _ = incremental(model.stage_models[0]).branch(x, state.first)
+        y, _ = incremental(model.stage_models[0]).branch(x, state.first_stage())
         contexts[:, long, 1:] = y.to(contexts.dtype)
     return contexts
 
@@ -286,7 +304,7 @@ def descend(
 def complete_patch(model: MBLM, state: DecodeState, step: Step | None = None) -> DecodeState:
     """The first stage reads the full patch in progress, by a `step` that is not the stage's own where one is given."""
     x = model.embed(0, state.patch[:, None], start=state.completed)[:, 0]
-    y, first = (step or incremental(model.stage_models[0]).step)(x, state.first)
+    y, first = (step or incremental(model.stage_models[0]).step)(x, state.first_stage())
     return DecodeState(first, y, state.completed + 1, state.longest + 1, state.patch[:, :0], ())
 
 

@@ -207,12 +207,12 @@ class PatchWriter:
         self._model, self._sampler, self._logits = model, sampler, logits
         self._above = range(1, plan.stage)
         self._step: Step | None = None
-        first = state.first
+        first = state.first_stage()
         if plan.keeps_first:
             stage = cast(MambaStage, _uncompiled(model.stage_models[0]))
             first = KeptState(stage, cast(MambaState, first), state.context, graph=plan.graph)
             self._step = first.step
-        self._state = replace(state, first=first, later=state.later[: len(self._above)])
+        self._state = replace(state, first=first, later=state.later[: len(self._above)], moves=())
         self._sequence: Captured | None = None
         if model.num_stages > 1:
             n, V = logits.shape

@@ -219,9 +219,10 @@ class _SSD(Function):
         inputs, starts = Inputs(*saved[:6]), saved[6:]
         grads = []
         spans = _spans(inputs, ctx.q)
-        for span, start in zip(reversed(spans), reversed(starts), strict=True):
-            grad, grad_state = _span_backward(inputs.span(*span), start, grad_y[:, slice(*span)], grad_state, ctx.q)
-            grads.append(grad)
+        with torch.autocast(grad_y.device.type, enabled=False):  # backward may be called inside of it
+            for span, start in zip(reversed(spans), reversed(starts), strict=True):
+                grad, grad_state = _span_backward(inputs.span(*span), start, grad_y[:, slice(*span)], grad_state, ctx.q)
+                grads.append(grad)
         grads.reverse()
         x, dt, B, C = (torch.cat(parts, dim=1) for parts in zip(*map(_timed, grads), strict=True))
         A, D = (torch.stack(parts).sum(0) for parts in zip(*((g.A, g.D) for g in grads), strict=True))

@@ -223,3 +223,14 @@ def test_golden_vectors(golden: Path | None, name: str) -> None:
     for key, expected in gradients.items():
         found = x.grad if key == "x" else module.get_parameter(key).grad
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_inside_autocast_are_as_exact() -> None:
+    inputs = [tensor.detach().float().requires_grad_() for tensor in random_inputs(9)]
+    y, state = ssd.ssd(*inputs, chunk=4)
+    weights = torch.randn_like(y)
+    expected = torch.autograd.grad((y * weights).sum() + state.sum(), inputs, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad((y * weights).sum() + state.sum(), inputs)
+    for gradient, right in zip(found, expected, strict=True):
+        assert torch.equal(gradient, right)

@@ -208,8 +208,10 @@ class _Loop:
         accelerator, config = self.accelerator, self.config
         totals, counts = [], []
         for place, part in enumerate(parts):
-            with accelerator.autocast(), self._synchronising(place + 1 == len(parts)):
-                sums = self.wrapped(part)
+            with self._synchronising(place + 1 == len(parts)):
+                with accelerator.autocast():
+                    sums = self.wrapped(part)
+                # Outside, as PyTorch asks: gradients then have the types of what they are of.
                 accelerator.backward(sums.total)
             totals.append(sums.total.detach().double())
             counts.append(sums.targets.detach().double())

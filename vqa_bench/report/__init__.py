@@ -12,8 +12,9 @@ tables.py    frames -> words, Markdown, CSV
 terminal.py  frames -> text for a terminal
 latex.py     frame -> LaTeX
 texts.py     the files of all these
-figures.py   runs and frame -> PNG and SVG, a file a figure
-page.py      all of it -> one HTML page
+figures/     runs and frame -> PNG and SVG, a file a figure
+page/        all of it -> one HTML page, with a browser of samples
+compare.py   two runs on the same questions, tested
 """
 
 import os

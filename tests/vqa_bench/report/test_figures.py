@@ -15,10 +15,9 @@ from PIL import Image
 
 from tests.vqa_bench.report.run_folder import make_byte_run, make_run
 from vqa_bench.errors import UserError
-from vqa_bench.report import figure_accuracy, figure_damage, figure_learning, figure_types
 from vqa_bench.report.collect import Collection, collect
-from vqa_bench.report.figure_style import render, series_style, shortened, spread
-from vqa_bench.report.figures import KINDS, draw_figures, save_figures
+from vqa_bench.report.figures import KINDS, accuracy, damage, draw_figures, learning, save_figures, types
+from vqa_bench.report.figures.style import render, series_style, shortened, spread
 from vqa_bench.report.frame import build_frame
 
 GROUND_RGB = (0xEE, 0xF3, 0xF9)  # what twins stand on, and nothing else
@@ -110,7 +109,7 @@ def test_only_figures_with_data_are_drawn(tmp_path: Path) -> None:
 def test_accuracy_shows_every_cell_and_joins_a_pretrained_one_to_its_twin(
     collection: Collection, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
-    figure = figure_accuracy.draw(collection.runs, frame)
+    figure = accuracy.draw(collection.runs, frame)
     assert figure is not None
     assert {"Question-only LSTM", "Pixels", "best blind: Question-only LSTM", "chance"} <= set(texts(figure))
     (tmp_path / "accuracy.png").write_bytes(render(figure, "accuracy").png)
@@ -123,7 +122,7 @@ def test_accuracy_shows_every_cell_and_joins_a_pretrained_one_to_its_twin(
 
 
 def test_learning_curves_are_those_of_the_logs(collection: Collection, frame: pd.DataFrame) -> None:
-    figure = figure_learning.draw(collection.runs, frame)
+    figure = learning.draw(collection.runs, frame)
     assert figure is not None
     loss, accuracy = figure.axes
     curves = [line.get_xydata() for line in loss.lines if len(line.get_xydata()) == 10]
@@ -137,20 +136,20 @@ def test_learning_curves_are_those_of_the_logs(collection: Collection, frame: pd
 
 def test_long_curves_are_averaged_and_damaged_logs_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert [len(curve) for curve in figure_learning.read_curves(path).values()] == [0, 0]
+    assert [len(curve) for curve in learning.read_curves(path).values()] == [0, 0]
     lines = [json.dumps({"kind": "train", "step": step, "loss": step % 2}) for step in range(1000)]
     path.write_text("\n".join(lines))
-    curve = figure_learning.thinned(figure_learning.read_curves(path)["train", "loss"])
-    assert len(curve) == figure_learning.POINTS
+    curve = learning.thinned(learning.read_curves(path)["train", "loss"])
+    assert len(curve) == learning.POINTS
     assert curve[:, 1].min() >= 0.4
     np.testing.assert_allclose(curve[:, 0].mean(), 499.5)
     path.write_text("\n".join([*lines[:3], '{"kind": "tr']))
     with pytest.raises(UserError, match="line 4: expected metrics"):
-        figure_learning.read_curves(path)
+        learning.read_curves(path)
 
 
 def test_damage_has_a_column_a_kind_with_the_cells_that_met_it(collection: Collection, frame: pd.DataFrame) -> None:
-    figure = figure_damage.draw(collection.runs, frame)
+    figure = damage.draw(collection.runs, frame)
     assert figure is not None
     columns = {panel.get_title(loc="left"): panel for panel in figure.axes if panel.get_title(loc="left")}
     assert sorted(columns) == ["bits flipped", "end cut off", "low bits dropped"]
@@ -165,7 +164,7 @@ def test_damage_has_a_column_a_kind_with_the_cells_that_met_it(collection: Colle
 
 
 def test_types_have_their_numbers(collection: Collection, frame: pd.DataFrame) -> None:
-    figure = figure_types.draw(collection.runs, frame)
+    figure = types.draw(collection.runs, frame)
     assert figure is not None
     shown = texts(figure)
     accuracy = collection.runs[0].result.metrics.types["query_color"].accuracy

@@ -28,13 +28,13 @@ from tests.vqa_bench.report.run_folder import make_pretraining, make_run
 from vqa_bench.data.encodings import parse_spec
 from vqa_bench.data.vocab import ANSWERS
 from vqa_bench.errors import UserError
-from vqa_bench.report import blocks
 from vqa_bench.report import page as page_module
-from vqa_bench.report.blocks import HEAD, TAIL
 from vqa_bench.report.collect import collect
 from vqa_bench.report.figures import KINDS
-from vqa_bench.report.samples import SCALE
-from vqa_bench.report.sections import FIGURES
+from vqa_bench.report.page import blocks
+from vqa_bench.report.page.blocks import HEAD, TAIL
+from vqa_bench.report.page.samples import SCALE
+from vqa_bench.report.page.sections import FIGURES
 from vqa_bench.scoring.predictions import Prediction, read_predictions
 
 

@@ -15,7 +15,7 @@ from vqa_bench.errors import UserError
 from vqa_bench.report import write_report
 from vqa_bench.report.beside import with_published
 from vqa_bench.report.collect import Collection, collect
-from vqa_bench.report.figure_style import Rendered
+from vqa_bench.report.figures.style import Rendered
 from vqa_bench.report.frame import build_frame, build_pretraining_frame
 from vqa_bench.report.published import published
 from vqa_bench.report.tables import csv, markdown, notes

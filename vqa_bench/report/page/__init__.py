@@ -20,13 +20,13 @@ from vqa_bench.data.folders import whole_file
 from vqa_bench.data.sequences import PARTS_OF
 from vqa_bench.data.vocab import END_PART, PAD, START_IMAGE, START_TEXT, group_of
 from vqa_bench.errors import UserError
-from vqa_bench.report.blocks import HEAD, TAIL, pack_test_set
 from vqa_bench.report.collect import Collection, Run
 from vqa_bench.report.frame import build_pretraining_frame, by_questions
-from vqa_bench.report.html import folded, paragraphs
-from vqa_bench.report.origins import origins
-from vqa_bench.report.samples import SCALE, TestSet, facts_of, gather
-from vqa_bench.report.sections import (
+from vqa_bench.report.page.blocks import HEAD, TAIL, pack_test_set
+from vqa_bench.report.page.html import folded, paragraphs
+from vqa_bench.report.page.origins import origins
+from vqa_bench.report.page.samples import SCALE, TestSet, facts_of, gather
+from vqa_bench.report.page.sections import (
     BREAKDOWNS,
     FIGURES,
     answering_table,
@@ -202,7 +202,7 @@ def _json(value: Any) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("vqa_bench").joinpath("report", "assets", name).read_text(encoding="utf-8")
+    return resources.files("vqa_bench.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _filled(template: str, parts: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vqa_bench.report.collect import Run
-from vqa_bench.report.figure_style import (
+from vqa_bench.report.figures.style import (
     BEST_BLIND_LINE,
     BLIND,
     CHANCE_LINE,

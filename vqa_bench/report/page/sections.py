@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from vqa_bench.report.collect import Run
-from vqa_bench.report.html import Entry, Head, Row, table
-from vqa_bench.report.samples import facts_of
+from vqa_bench.report.page.html import Entry, Head, Row, table
+from vqa_bench.report.page.samples import facts_of
 from vqa_bench.report.scores import entry, scored, scores_of
 from vqa_bench.report.tables import (
     PRETRAINING_HEADINGS,

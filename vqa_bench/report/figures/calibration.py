@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vqa_bench.report.collect import Run
-from vqa_bench.report.figure_style import BLIND, CHANCE, INK, PALE, SEEING, Sheet, shortened, titles
+from vqa_bench.report.figures.style import BLIND, CHANCE, INK, PALE, SEEING, Sheet, shortened, titles
 from vqa_bench.report.schema import Calibration
 
 COLUMNS = 6

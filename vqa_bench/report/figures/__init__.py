@@ -12,16 +12,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vqa_bench.report import (
-    figure_accuracy,
-    figure_calibration,
-    figure_cost,
-    figure_damage,
-    figure_learning,
-    figure_types,
-)
 from vqa_bench.report.collect import Run
-from vqa_bench.report.figure_style import Rendered, render
+from vqa_bench.report.figures import accuracy, calibration, cost, damage, learning, types
+from vqa_bench.report.figures.style import Rendered, render
 
 
 @dataclass(frozen=True)
@@ -33,13 +26,13 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "accuracy": Kind("Accuracy", figure_accuracy.draw),
-    "types": Kind("Accuracy by type of question", figure_types.draw),
-    "accuracy-per-byte": Kind("Accuracy and bytes of a picture", figure_cost.draw_bytes),
-    "accuracy-per-flop": Kind("Accuracy and work of training", figure_cost.draw_flops),
-    "learning": Kind("Learning curves", figure_learning.draw),
-    "calibration": Kind("Calibration", figure_calibration.draw),
-    "damage": Kind("Damaged pictures", figure_damage.draw),
+    "accuracy": Kind("Accuracy", accuracy.draw),
+    "types": Kind("Accuracy by type of question", types.draw),
+    "accuracy-per-byte": Kind("Accuracy and bytes of a picture", cost.draw_bytes),
+    "accuracy-per-flop": Kind("Accuracy and work of training", cost.draw_flops),
+    "learning": Kind("Learning curves", learning.draw),
+    "calibration": Kind("Calibration", calibration.draw),
+    "damage": Kind("Damaged pictures", damage.draw),
 }
 """File name without its ending -> figure, in the order of a page."""
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vqa_bench.report.collect import Run
 from vqa_bench.report.details import build_details
-from vqa_bench.report.figure_style import INK, Sheet, shortened
+from vqa_bench.report.figures.style import INK, Sheet, shortened
 from vqa_bench.report.tables import by_test_set, describe, label
 
 MOST_TYPES = 20  # more do not fit on a page

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vqa_bench.data.encodings import JpegSpec, PngSpec, Spec, WebpSpec, parse_spec
 from vqa_bench.errors import UserError
-from vqa_bench.report.samples import Source, TestSet, smallest_type
+from vqa_bench.report.page.samples import Source, TestSet, smallest_type
 
 IMAGES_OF_A_BLOCK = 50
 SEED = 0

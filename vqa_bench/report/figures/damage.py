@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from vqa_bench.report.collect import Run
-from vqa_bench.report.figure_style import CHANCE_LINE, INK, Sheet, series, shortened, titles
+from vqa_bench.report.figures.style import CHANCE_LINE, INK, Sheet, series, shortened, titles
 from vqa_bench.report.schema import DamageLevel
 from vqa_bench.report.tables import by_test_set, describe
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vqa_bench.report.collect import Run
-from vqa_bench.report.html import Entry, Head, Row, folded, table
-from vqa_bench.report.samples import facts_of
+from vqa_bench.report.page.html import Entry, Head, Row, folded, table
+from vqa_bench.report.page.samples import facts_of
 
 NOT_KNOWN = "not known"
 

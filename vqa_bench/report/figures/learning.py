@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vqa_bench.errors import UserError
 from vqa_bench.report.collect import Run
-from vqa_bench.report.figure_style import INK, Label, Sheet, label_height, label_points, series, shortened, titles
+from vqa_bench.report.figures.style import INK, Label, Sheet, label_height, label_points, series, shortened, titles
 
 METRICS = "metrics.jsonl"
 POINTS = 200  # of a line; more are averaged together

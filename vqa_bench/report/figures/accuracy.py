@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from vqa_bench.report.collect import Run
-from vqa_bench.report.figure_style import (
+from vqa_bench.report.figures.style import (
     BEST_BLIND_LINE,
     BLIND,
     CHANCE_LINE,

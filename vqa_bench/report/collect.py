@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqa_bench.config import PRETRAIN_FOLDER
-from vqa_bench.data.answers import Answers as Candidates
+from vqa_bench.data.answers import Answers
 from vqa_bench.errors import UserError
 from vqa_bench.report.schema import CellResult, Damage, Metrics, PretrainResult, read_result
 from vqa_bench.scoring.predictions import iterate_predictions
@@ -21,7 +21,7 @@ _SIGNS_OF_A_RUN = ("provenance.json", "key.json", "result.json", "DONE")
 
 
 @dataclass(frozen=True)
-class Answers:
+class Graded:
     """A predictions file without its scores: N questions in the order of question_index.
 
     `correct` (N,) booleans, `images` (N,) names; `questions` is a digest of the indices, the right answers and the
@@ -43,8 +43,8 @@ class Run:
 
     folder: Path
     result: CellResult
-    answers: Answers
-    shuffled: Answers | None
+    answers: Graded
+    shuffled: Graded | None
     damage: Damage | None = None
 
 
@@ -118,7 +118,7 @@ def read_run(folder: Path) -> Run:
     return Run(folder, result, answers, shuffled, damage)
 
 
-def _read_answers(path: Path, metrics: Metrics, candidates: Candidates) -> Answers:
+def _read_answers(path: Path, metrics: Metrics, candidates: Answers) -> Graded:
     """Read predictions and hold them against the numbers made of them earlier."""
     digest = hashlib.sha256(f"{candidates.names}\n".encode())
     correct, images = [], []
@@ -132,4 +132,4 @@ def _read_answers(path: Path, metrics: Metrics, candidates: Candidates) -> Answe
             f"expected {stated.correct} of {stated.n} right in {path} as result.json says, "
             f"got {sum(correct)} of {len(correct)}; run the cell again"
         )
-    return Answers(np.array(correct), np.array(images), digest.hexdigest())
+    return Graded(np.array(correct), np.array(images), digest.hexdigest())

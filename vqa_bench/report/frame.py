@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from vqa_bench.report.collect import Answers, Run
+from vqa_bench.report.collect import Graded, Run
 from vqa_bench.report.schema import CellResult, Metrics, PretrainResult
 from vqa_bench.report.seeds import families, mean_row
 from vqa_bench.report.twins import Twin, find_twin
@@ -272,7 +272,7 @@ def _adjusted(rows: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
     return rows
 
 
-def _versus(name: str, answers: Answers, other: Answers) -> dict[str, float]:
+def _versus(name: str, answers: Graded, other: Graded) -> dict[str, float]:
     """The paired difference to other answers to the same questions, images resampled together."""
     # Shuffling exchanges images but not questions: the clusters are those of the test set as it is.
     difference = paired_difference(answers.correct, other.correct, other.images)

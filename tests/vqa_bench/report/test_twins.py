@@ -12,7 +12,7 @@ import pytest
 
 from tests.vqa_bench.report.run_folder import BYTE_MODEL, byte_facts, make_byte_run, make_run
 from vqa_bench.config import LoopConfig
-from vqa_bench.report.collect import Answers, Run, collect
+from vqa_bench.report.collect import Graded, Run, collect
 from vqa_bench.report.frame import build_frame
 from vqa_bench.report.schema import CellResult
 from vqa_bench.report.tables import markdown, notes
@@ -37,7 +37,7 @@ def run(name: str, init: str = "scratch", **changes: Any) -> Run:
         "shuffled": None,
     }
     result = CellResult.model_validate(facts | byte_facts(init, **changes))
-    return Run(Path(name), result, Answers(np.array([True]), np.array(["0.png"]), "digest"), None)
+    return Run(Path(name), result, Graded(np.array([True]), np.array(["0.png"]), "digest"), None)
 
 
 def twin(runs: list[Run], **changes: Any) -> tuple[str | None, str]:

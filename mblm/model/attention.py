@@ -9,11 +9,13 @@ Shapes: n rows, S query positions, H heads, E channels of a head, T key position
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mblm.model.segments import attend_segments, attend_with_dropout
 from mblm.model.short import attend_short, is_short
@@ -29,6 +31,9 @@ MIN_ROOM = 16
 # (found in PriorLabs/TabPFN, pull request 1184).
 MOST_ROWS, MOST_NUMBERS = 2**16 - 1, 2**31 - 1
 QUERY_BLOCK, LEAST_CHANNELS = 128, 32
+# All but cuDNN's, which PyTorch takes first on some GPUs: it plans every new shape anew, for tens of milliseconds
+# (huggingface/transformers, pull request 48163), and batches of questions and growing keys have very many shapes.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Room:
@@ -125,6 +130,11 @@ def fused_attention(
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)
     return attended.transpose(1, 2)
+
+
+def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """On a GPU `fused_attention` runs `KERNELS` in here; entering takes a while, so a stage does it once."""
+    return sdpa_kernel(KERNELS) if device.type == "cuda" else nullcontext()
 
 
 def rows_at_once(q: Tensor) -> int:

@@ -1,10 +1,11 @@
 """The elementwise parts of a layer with hand-written gradients: fewer passes over memory, same numbers.
 
-On a CPU a narrow layer spends more time on elementwise passes than on matrix products, so the token shift and the
-normalisation share theirs, the rotation is one pass in place, and a convolution is as many passes as it has taps.
-Every function here is tested against its plain form.
+On a CPU a narrow layer spends more time on elementwise passes than on matrix products, and so does any layer on a GPU
+whose products run in half precision. So the token shift and the normalisation share theirs, what is normalised for a
+product is written in the product's type and kept in no other, and a convolution is as many passes as it has taps.
+Every function here is tested against its plain form. The rotation of queries and keys is in `mblm.model.rotary`.
 
-Shapes: n rows, S positions, D width, H heads, E channels of a head, C channels and K taps of a convolution.
+Shapes: n rows, S positions, D width, C channels and K taps of a convolution.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mblm.model.precision import product_type
+
 FLOOR = 1e-8  # of the root mean square, as checkpoints expect
 FEW = 2**17  # elements below which the number of operations costs more than their passes over memory
 
 
 class _ShiftNorm(Function):
-    """Shift, then x / max(rms(x), floor); see `shift_norm`."""
+    """Shift, then x / max(rms(x), floor), in a type of its own; see `shift_norm`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, before: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, before: Tensor | None, kind: torch.dtype) -> Tensor:
         half = shift_from(x.shape[-1])
         early, late = x[..., :half], x[..., half:]
         # The shifted vector is never written out: its length follows from those of its halves.
@@ -35,7 +38,7 @@ class _ShiftNorm(Function):
         if before is not None:
             square[:, 0] += torch.linalg.vector_norm(before[:, half:], dim=-1, keepdim=True).square_()
         scale = square.sqrt_().mul_(x.shape[-1] ** -0.5).clamp_(min=FLOOR).reciprocal_()
-        y = torch.empty_like(x)
+        y = torch.empty_like(x, dtype=kind)
         torch.mul(early, scale, out=y[..., :half])
         torch.mul(late[:, :-1], scale[:, 1:], out=y[:, 1:, half:])
         y[:, 0, half:] = 0 if before is None else before[:, half:] * scale[:, 0]
@@ -45,11 +48,11 @@ class _ShiftNorm(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         y, scale = ctx.saved_tensors
         half = shift_from(grad.shape[-1])
         along = _along(grad, y, scale)
-        out = torch.empty_like(grad)
+        out = torch.empty_like(grad, dtype=scale.dtype)  # that of x
         early, late = out[..., :half], out[:, :-1, half:]
         torch.addcmul(grad[..., :half], y[..., :half], along, value=-1, out=early).mul_(scale)
         torch.addcmul(grad[:, 1:, half:], y[:, 1:, half:], along[:, 1:], value=-1, out=late).mul_(scale[:, 1:])
@@ -59,23 +62,50 @@ class _ShiftNorm(Function):
             before = torch.zeros_like(out[:, 0])
             first = torch.addcmul(grad[:, 0, half:], y[:, 0, half:], along[:, 0], value=-1)
             before[:, half:] = first * scale[:, 0]
-        return out, before
+        return out, before, None
+
+
+class _ShiftNormBeside(_ShiftNorm):
+    """x as it is and `_ShiftNorm` of it: in backward the gradients of both become one while they are written."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, before: Tensor | None, kind: torch.dtype) -> Any:
+        return x.view_as(x), _ShiftNorm.forward(ctx, x, before, kind)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (y, scale), (beside, grad) = ctx.saved_tensors, grads
+        half = shift_from(grad.shape[-1])
+        along = _along(grad, y, scale).mul_(scale)
+        out = torch.empty_like(beside)
+        early, late = out[..., :half], out[:, :-1, half:]
+        torch.addcmul(beside[..., :half], grad[..., :half], scale, out=early)
+        early.addcmul_(y[..., :half], along, value=-1)
+        torch.addcmul(beside[:, :-1, half:], grad[:, 1:, half:], scale[:, 1:], out=late)
+        late.addcmul_(y[:, 1:, half:], along[:, 1:], value=-1)
+        out[:, -1, half:] = beside[:, -1, half:]
+        before = None
+        if ctx.has_before:
+            before = torch.zeros_like(out[:, 0])
+            before[:, half:] = grad[:, 0, half:] * scale[:, 0] - y[:, 0, half:] * along[:, 0]
+        return out, before, None
 
 
 class _UnitNorm(Function):
-    """x · unit_scale(x, eps) alone."""
+    """x · unit_scale(x, eps) alone, in a type of its own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, eps: float | None, kind: torch.dtype) -> Tensor:
         scale = unit_scale(x, eps)
-        y = x * scale
+        y = _scaled(x, scale, kind)
         ctx.save_for_backward(y, scale)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _unit_backward(grad, *ctx.saved_tensors), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _unit_backward(grad, *ctx.saved_tensors), None, None
 
 
 def shift_from(dim: int) -> int:
@@ -91,12 +121,20 @@ def unit_scale(x: Tensor, eps: float | None = None) -> Tensor:
     return rms.clamp_(min=FLOOR).reciprocal_()
 
 
+def _scaled(x: Tensor, scale: Tensor, kind: torch.dtype) -> Tensor:
+    """x · scale, rounded to another type in the pass that makes it."""
+    return x * scale if kind == x.dtype else torch.mul(x, scale, out=torch.empty_like(x, dtype=kind))
+
+
 def _along(grad: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     """What the gradient has of y = x · scale(x) itself; nothing where the floor holds and the scale is a constant."""
-    if grad.device.type == "cpu":  # there a product of vectors is one pass, where multiplying and summing are two
+    if grad.device.type == "cpu" and grad.dtype == scale.dtype:
+        # There a product of vectors is one pass, where multiplying and summing are two.
         product = (grad.unsqueeze(-2) @ y.unsqueeze(-1)).squeeze(-1)
     else:
-        product = (grad * y).sum(-1, keepdim=True)
+        # Products of bfloat16 numbers are rounded as their factors were; of float16, they might overflow.
+        factor = grad.float() if grad.dtype == torch.float16 else grad
+        product = (factor * y).sum(-1, keepdim=True, dtype=scale.dtype)
     return product.div_(y.shape[-1]).masked_fill_(scale >= 1 / FLOOR, 0)
 
 
@@ -106,14 +144,23 @@ def _unit_backward(grad: Tensor, y: Tensor, scale: Tensor) -> Tensor:
 
 
 def shift_norm(x: Tensor, before: Tensor | None = None) -> Tensor:
-    """Token shift, then RMSNorm without its gain, (n, S, D) → (n, S, D).
+    """Token shift, then RMSNorm without its gain, for a product: (n, S, D) → (n, S, D), under autocast in its type.
 
     The shift delays the second half of the channels by one position; `before` (n, D) stands before the first.
     """
     if x.numel() < FEW or torch.compiler.is_compiling():  # fewer operations, or what a compiler fuses itself
         return unit_norm(_shifted(x, before))
-    y: Tensor = _ShiftNorm.apply(x, before)
+    y: Tensor = _ShiftNorm.apply(x, before, product_type(x))
     return y
+
+
+def shift_norm_beside(x: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x for what is added to it, and `shift_norm` of it: under autocast a pass less in backward than apart."""
+    plain = x.numel() < FEW or torch.compiler.is_compiling() or product_type(x) == x.dtype
+    if plain or not (torch.is_grad_enabled() and x.requires_grad):
+        return x, shift_norm(x, before)
+    same, y = _ShiftNormBeside.apply(x, before, product_type(x))
+    return same, y
 
 
 def shift_gained_norm(x: Tensor, before: Tensor | None, gain: Tensor) -> Tensor:
@@ -133,20 +180,27 @@ def _shifted(x: Tensor, before: Tensor | None) -> Tensor:
     return torch.cat((x[..., :half], late), dim=-1)
 
 
-def unit_norm(x: Tensor, eps: float | None = None) -> Tensor:
-    """RMSNorm without its gain: the transformer's with a floor, or Mamba's with `eps` inside the root."""
+def unit_norm(x: Tensor, eps: float | None = None, *, for_product: bool = False) -> Tensor:
+    """RMSNorm without its gain: the transformer's with a floor, or Mamba's with `eps` inside the root.
+
+    for_product: many of them come in the type that autocast multiplies in, as from `shift_norm`.
+    """
+    narrow = for_product and x.numel() >= FEW and not torch.compiler.is_compiling()
+    kind = product_type(x) if narrow else x.dtype
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return x * unit_scale(x, eps)
-    y: Tensor = _UnitNorm.apply(x, eps)
+        return _scaled(x, unit_scale(x, eps), kind)
+    y: Tensor = _UnitNorm.apply(x, eps, kind)
     return y
 
 
 def gained_linear(x: Tensor, gain: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The linear map of x·gain, in the cheaper order: (…, D) → (…, D_out).
 
-    With many positions the gain goes into the weight: a pass over a matrix instead of one over every position.
+    With many positions the gain goes into the weight: a pass over a matrix instead of one over every position. So it
+    does where x is rounded to the product's type already and, with its gain, would be again.
     """
-    if x.numel() // x.shape[-1] >= len(weight):
+    rounded = x.dtype != weight.dtype and x.numel() >= FEW
+    if rounded or x.numel() // x.shape[-1] >= len(weight):
         return F.linear(x, weight * gain, bias)
     return F.linear(x * gain, weight, bias)
 
@@ -157,87 +211,6 @@ def added_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
         return x + cast(Tensor, linear(y))
     out = torch.addmm(x.flatten(0, 1), y.flatten(0, 1), linear.weight.T).view(x.shape)
     return out if linear.bias is None else out.add_(linear.bias)
-
-
-class _RotaryHeads(Function):
-    """One projection to queries, keys and values with rotary positions; see `rotary_heads`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, turns: Tensor | None, heads: int) -> tuple[Tensor, ...]:
-        qkv = F.linear(x, weight)
-        if turns is not None:
-            _turn_(qkv, turns, heads)
-        ctx.save_for_backward(x, weight, turns)
-        ctx.heads = heads
-        return qkv.unflatten(-1, (3, heads, -1)).unbind(2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, weight, turns = ctx.saved_tensors
-        grad = _side_by_side(grads).flatten(2)  # (n, S, 3·H·E)
-        if turns is not None:
-            _turn_(grad, turns * turns.new_tensor((1, -1)), ctx.heads)
-        return grad @ weight, grad.flatten(0, 1).T @ x.flatten(0, 1), None, None
-
-
-def _side_by_side(grads: tuple[Tensor, ...]) -> Tensor:
-    """Three gradients (n, S, H, E) as one (n, S, 3, H, E): where they lie so already (`attend_short`), as they are."""
-    first, (n, S, H, E) = grads[0], grads[0].shape
-    base = first._base
-    if base is not None and base.shape == (n, S, 3, H, E) and base.is_contiguous():
-        size = H * E * first.element_size()
-        if all(grad._base is base and grad.data_ptr() == base.data_ptr() + i * size for i, grad in enumerate(grads)):
-            return base
-    return torch.stack(grads, dim=2)
-
-
-def _turn_(qkv: Tensor, turns: Tensor, heads: int) -> None:
-    """Turn the pairs of channels of q and k in place: as complex numbers where there are such, one pass."""
-    pairs = qkv.unflatten(-1, (3, heads, -1, 2))[:, :, :2]  # (n, S, 2, H, E/2, 2)
-    if qkv.dtype == turns.dtype:
-        torch.view_as_complex(pairs).mul_(torch.view_as_complex(turns))
-        return
-    (cos, sin), (even, odd) = turns.unbind(-1), pairs.unbind(-1)
-    turned = even * sin
-    even.mul_(cos).sub_(odd * sin)
-    odd.mul_(cos).add_(turned)
-
-
-def turn(pairs: Tensor, turns: Tensor) -> Tensor:
-    """The rotation of `rotary_heads` on queries or keys alone, out of place.
-
-    pairs (n, S, H, E/2, 2) and turns (…, S, 1, E/2, 2) → (n, S, H, E).
-    """
-    (cos, sin), (even, odd) = turns.unbind(-1), pairs.unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(pairs.dtype)
-
-
-def turn_both(q: Tensor, k: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-    """`turn` of queries and keys whose pairs are channels j and j + E/2, (n, S, H, E) each: few operations for both."""
-    pairs = torch.stack([x.unflatten(-1, (2, -1)).transpose(-1, -2) for x in (q, k)], dim=2)  # (n, S, 2, H, E/2, 2)
-    if torch.compiler.is_compiling():  # a compiler fuses the plain form, and knows no complex numbers
-        turned = turn(pairs, turns)
-    else:
-        product = torch.view_as_complex(pairs.to(turns.dtype)) * torch.view_as_complex(turns)
-        turned = torch.view_as_real(product).flatten(-2).to(q.dtype)
-    first, second = turned.unbind(2)
-    return first, second
-
-
-def rotary_heads(x: Tensor, weight: Tensor, turns: Tensor | None, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (n, S, H, E) of (n, S, D) by a weight (3·H·E, D), the first two rotated.
-
-    turns: cosine and sine for each pair of neighbouring channels, (S, 1, 1, E/2, 2), or (n, S, 1, 1, E/2, 2) where rows
-    stand at positions of their own; None for no positions.
-    """
-    if torch.compiler.is_compiling():  # a compiler fuses the plain form
-        q, k, v = F.linear(x, weight).unflatten(-1, (3, heads, -1)).unbind(2)
-        if turns is not None:
-            q, k = (turn(part.unflatten(-1, (-1, 2)), turns[..., 0, :, :]) for part in (q, k))
-        return q, k, v
-    q, k, v = _RotaryHeads.apply(x, weight, turns, heads)
-    return q, k, v
 
 
 class _CausalConv(Function):
@@ -259,7 +232,8 @@ class _CausalConv(Function):
         x, weight, y = ctx.saved_tensors
         lead = ctx.lead
         grad_y = torch.ops.aten.silu_backward(grad, y)
-        grad_x = F.pad(grad_y * weight[:, -1], (0, 0, lead, 0))
+        grad_x = grad_y * weight[:, -1]
+        grad_x = F.pad(grad_x, (0, 0, lead, 0)) if lead else grad_x  # padding by nothing copies
         grad_weight = torch.empty_like(weight)
         grad_weight[:, -1] = (grad_y * x[:, lead:]).sum((0, 1))
         for lag in range(1, weight.shape[1]):
@@ -305,7 +279,30 @@ class _GatedNorm(Function):
         return grad_y, slope.mul_(grad).mul_(y), None
 
 
+class _HalfGatedNorm(Function):
+    """`_GatedNorm` behind a gate in half precision: SiLU and its slope are one pass each, and less is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, gate: Tensor, eps: float) -> Tensor:
+        normed = F.silu(gate).mul_(y)
+        scale = unit_scale(normed, eps)
+        normed *= scale
+        ctx.save_for_backward(y, gate, normed, scale)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        y, gate, normed, scale = ctx.saved_tensors
+        grad = _unit_backward(grad, normed, scale)
+        grad_y = torch.mul(F.silu(gate), grad, out=torch.empty_like(y))
+        grad_gate = torch.empty_like(gate)
+        torch.ops.aten.silu_backward.grad_input(grad * y, gate, grad_input=grad_gate)
+        return grad_y, grad_gate, None
+
+
 def gated_norm(y: Tensor, gate: Tensor, eps: float) -> Tensor:
     """y·silu(gate), divided by its root mean square over the last axis (eps inside the root)."""
-    normed: Tensor = _GatedNorm.apply(y, gate, eps)
+    half = gate.dtype in (torch.bfloat16, torch.float16)
+    normed: Tensor = (_HalfGatedNorm if half else _GatedNorm).apply(y, gate, eps)
     return normed

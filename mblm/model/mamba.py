@@ -194,7 +194,7 @@ class MambaLayer(nn.Module):
         self, x: Tensor, state: MixerState | None = None, lengths: Tensor | None = None, *, keep: bool = True
     ) -> tuple[Tensor, MixerState | None]:
         """What the layer adds to (n, S, D), and its state; None without `keep`."""
-        mixed = self.mixer(unit_norm(x, EPS), self.norm.weight, state, lengths, keep=keep)
+        mixed = self.mixer(unit_norm(x, EPS, for_product=True), self.norm.weight, state, lengths, keep=keep)
         return cast(tuple[Tensor, MixerState | None], mixed)
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:

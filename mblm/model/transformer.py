@@ -16,18 +16,11 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mblm.model.attention import Segment, attend, causal_attention
+from mblm.model.attention import Segment, attend, attention_kernels, causal_attention
 from mblm.model.block import StageBlock, group_rows
-from mblm.model.embedding import remade_frequencies, rotary_angles, rotary_frequencies
-from mblm.model.fused import (
-    added_linear,
-    gained_linear,
-    rotary_heads,
-    shift_gained_norm,
-    shift_norm,
-    turn_both,
-    unit_norm,
-)
+from mblm.model.fused import added_linear, gained_linear, shift_gained_norm, shift_norm_beside, unit_norm
+from mblm.model.precision import product_type
+from mblm.model.rotary import Rotary, pairs_neighbours, rotary_heads, turn_both
 from mblm.model.short import is_short
 
 # From so many positions on, gain and order of the heads go into the projection's weights.
@@ -86,32 +79,11 @@ class RMSNorm(nn.Module):
         return unit_norm(x) * self.g
 
 
-class Rotary(nn.Module):
-    """Angles of the rotary embedding (base 10,000)."""
-
-    inv_freq: Tensor
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.register_buffer("inv_freq", rotary_frequencies(head_dim))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Rotary:
-        super()._apply(fn, recurse)
-        self.inv_freq = remade_frequencies(self.head_dim, self.inv_freq)
-        return self
-
-    def forward(self, positions: Tensor) -> Tensor:
-        """Cosine and sine of each angle, positions.shape + (1, 1, E/2, 2), for `rotary_heads`."""
-        angles = rotary_angles(positions[..., None, None, None], self.inv_freq)
-        return torch.stack((angles.cos(), angles.sin()), dim=-1)
-
-
 class Attention(nn.Module):
     """Causal multi-head attention with its own RMSNorm; q and a fused k, v without biases.
 
-    Checkpoints pair channel j of a head with channel j + E/2. Here the pairs are neighbours, in queries and keys alike,
-    which changes no product of the two and lets a pair be turned as one complex number.
+    Checkpoints pair channel j of a head with channel j + E/2. In float32 the pairs are neighbours here, in queries and
+    keys alike, which changes no product of the two and lets a pair be turned as one complex number.
     """
 
     order: Tensor
@@ -139,22 +111,28 @@ class Attention(nn.Module):
             self.order = self._order().to(self.order.device)
         return self
 
-    def project(self, x: Tensor, turns: Tensor | None, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Shift and normalise (n, S, D), then queries, keys and values, each (n, S, H, E), positions applied."""
+    def project(
+        self, x: Tensor, turns: Tensor | None, before: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """x (n, S, D) for what is added to it; of it, shifted and normalised, queries, keys and values with positions.
+
+        Each of the three is (n, S, H, E).
+        """
         if is_few(x):
-            return self._few_heads(shift_gained_norm(x, before, self.norm.g), turns)
-        return self.heads_of(shift_norm(x, before), turns)
+            return x, self._few_heads(shift_gained_norm(x, before, self.norm.g), turns)
+        x, normed = shift_norm_beside(x, before)
+        return x, self.heads_of(normed, turns)
 
     def heads_of(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of what is normalised but for the norm's gain."""
         if is_few(x):
             return self._few_heads(x * self.norm.g, turns)
         # With many positions gain and order go into the weights: a pass over a matrix instead of one over them all.
-        weight = torch.cat((self.to_q.weight, self.to_kv.weight))[self.order] * self.norm.g
-        if torch.is_autocast_enabled(x.device.type):
-            kind = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(kind), weight.to(kind)
-        return rotary_heads(x, weight, turns, self.heads)
+        kind = product_type(x)
+        weight = torch.cat((self.to_q.weight, self.to_kv.weight))
+        if pairs_neighbours(kind):
+            weight = weight[self.order]
+        return rotary_heads(x.to(kind), (weight * self.norm.g).to(kind), turns, self.heads)
 
     def _few_heads(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Of what is normalised: the weights are left as they are, and every operation counts."""
@@ -183,7 +161,8 @@ class FeedForward(nn.Sequential):
         if is_few(x):
             hidden = cast(Tensor, widen(shift_gained_norm(x, before, norm.g)))
         else:
-            hidden = gained_linear(shift_norm(x, before), norm.g, widen.weight, widen.bias)
+            x, normed = shift_norm_beside(x, before)
+            hidden = gained_linear(normed, norm.g, widen.weight, widen.bias)
         return added_linear(x, dropout(gelu(hidden)), narrow)
 
 
@@ -254,14 +233,15 @@ class TransformerLayer(nn.ModuleList):
         """
         attention, feed_forward = self._parts
         if memory is None:
-            q, k, v = attention.project(x, turns)
+            x, (q, k, v) = attention.project(x, turns)
             attended = causal_attention(q, k, v, dropout=attention.active_dropout)
             x = added_linear(x, attended.flatten(-2), attention.to_out)
             return feed_forward.added(x), None
         real = None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # (n, S)
         attention_input = _last(x, lengths)
-        q, k, v = attention.project(x, turns, memory.attention_input)
+        x, (q, k, v) = attention.project(x, turns, memory.attention_input)
         own = Segment(k, v, real)
+        _check_type(memory.segments, k)
         segments = own.after(memory.segments)
         attended = attend(q, memory.segments, own, segments, dropout=attention.active_dropout)
         x = added_linear(x, attended.flatten(-2), attention.to_out)
@@ -287,8 +267,9 @@ class TransformerStage(nn.Module):
     def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         """(B, S, D) → (B, S, D); output s depends on inputs 0..s."""
         turns = self._turns(torch.arange(x.shape[1], device=x.device))
-        for layer in self.layers:
-            x, _ = layer(x, turns)
+        with attention_kernels(x.device):
+            for layer in self.layers:
+                x, _ = layer(x, turns)
         return self.norm(x)
 
     def prefix(
@@ -334,11 +315,21 @@ class TransformerStage(nn.Module):
         S = x.shape[1]
         turns = self._turns(state.positions[:, None] + torch.arange(S, device=x.device))
         layers = []
-        for layer, memory in zip(self.layers, state.layers, strict=True):
-            x, after = layer(x, turns, memory, lengths)
-            layers.append(after)
+        with attention_kernels(x.device):
+            for layer, memory in zip(self.layers, state.layers, strict=True):
+                x, after = layer(x, turns, memory, lengths)
+                layers.append(after)
         added = torch.full_like(state.positions, S) if lengths is None else lengths
         return self.norm(x), TransformerState(tuple(layers), state.positions + added)
+
+
+def _check_type(past: tuple[Segment, ...], keys: Tensor) -> None:
+    """ValueError where keys of another type have another order of channels, see `pairs_neighbours`, or round others."""
+    if past and past[0].keys.dtype != keys.dtype:
+        raise ValueError(
+            f"expected to go on in {past[0].keys.dtype}, in which the state was read, got {keys.dtype}: "
+            "read and go on under the same autocast"
+        )
 
 
 def _last(x: Tensor, lengths: Tensor | None) -> Tensor:

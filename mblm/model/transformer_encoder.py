@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mblm.model.attention import SHORT, fused_attention
+from mblm.model.attention import SHORT, attention_kernels, fused_attention
 from mblm.model.fused import unit_norm
+from mblm.model.rotary import Rotary
 from mblm.model.segments import attend_segments, attend_with_dropout
-from mblm.model.transformer import Attention, FeedForward, RMSNorm, Rotary, TransformerOptions
+from mblm.model.transformer import Attention, FeedForward, RMSNorm, TransformerOptions
 
 
 class TransformerEncoderBlock(TransformerOptions):
@@ -62,10 +63,11 @@ class TransformerEncoderStage(nn.Module):
     def forward(self, x: Float[Tensor, "n s d"], real: Bool[Tensor, "n s"] | None = None) -> Float[Tensor, "n s d"]:
         """(n, S, D) → (n, S, D); output s depends on itself and on the positions marked in `real` (n, S), or on all."""
         turns = None if self.rotary_emb is None else self.rotary_emb(torch.arange(x.shape[1], device=x.device))
-        for layer in self.layers:
-            attention, feed_forward = cast(tuple[EncoderAttention, FeedForward], layer)
-            x = x + attention(x, turns, real)
-            x = x + feed_forward(x)
+        with attention_kernels(x.device):
+            for layer in self.layers:
+                attention, feed_forward = cast(tuple[EncoderAttention, FeedForward], layer)
+                x = x + attention(x, turns, real)
+                x = x + feed_forward(x)
         return cast(Tensor, self.norm(x))
 
 

@@ -89,8 +89,8 @@ class Samples:
     def __str__(self) -> str:
         milli = self.unit.startswith("s") and self.median < 0.1
         scale, unit = (1e3, f"m{self.unit}") if milli else (1.0, self.unit)
-        numbers = (f"{value * scale:.3g}" for value in (self.median, min(self.values), max(self.values)))
-        return "{} {unit} [{}, {}]".format(*numbers, unit=unit)
+        middle, least, most = (f"{value * scale:.3g}" for value in (self.median, min(self.values), max(self.values)))
+        return f"{middle} {unit}" if len(self.values) == 1 else f"{middle} {unit} [{least}, {most}]"
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,14 @@ def machine_provenance(module: str, arguments: Sequence[str], threads: int) -> d
     return provenance() | {
         "command": ["python", "-m", module, *arguments],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What this machine calculates with."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

@@ -42,10 +42,11 @@ def run(bench: Bench) -> Report:
     from benchmarks.gpu.accuracy_fill import fill_all
     from benchmarks.gpu.accuracy_report import remarks_of, rows_of, write_table
     from benchmarks.gpu.pictures import PicturesError
+    from vqa_bench.errors import UserError
 
     try:
         findings, runs = fill_all(bench)
-    except PicturesError as error:
+    except (PicturesError, UserError) as error:
         return Report(TITLE, AGAINST, [], [], [str(error)])
     # A dry run's numbers say nothing, and packages that draw figures take seconds to import.
     tables = [] if bench.tiny else write_table(runs, bench.file.parent)

@@ -216,6 +216,7 @@ def cell_of(
             "learning_rate": rate,
             "images_per_batch": sizes.batch,
             "precision": precision,
+            "matmul_precision": "high",  # what autocast leaves in float32, such as our own scan, may use TF32
             "workers": workers,
             "log_every": max(1, sizes.probe // sizes.groups),
             "dev": dev if judged else None,

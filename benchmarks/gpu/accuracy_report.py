@@ -76,7 +76,8 @@ def rows_of(findings: Findings) -> list[Row]:
 
     The one that must not be below 0, that of pixels from CNN+LSTM, says nothing where times are not equal.
     """
-    equal = findings.sizes.most_steps is None
+    # Held against each other where both had the time, and the choice of learning rates, that the target speaks of.
+    equal = findings.sizes.most_steps is None and len(findings.plan.rates) > 1
     differences = findings.differences()
     adjusted = dict(zip(differences, holm([one.p_value for one in differences.values()]), strict=True))
     rows = []
@@ -144,6 +145,11 @@ def _time_remarks(findings: Findings) -> list[str]:
     asked = findings.plan.seconds
     off = {name: found["training"]["seconds"] / asked - 1 for name, found in findings.results.items()}
     remarks = []
+    if len(findings.plan.rates) == 1:
+        remarks.append(
+            "One learning rate, and the first cells only: for the sweep and for orders, layouts and hierarchies give "
+            'GPU="--part accuracy --minutes 50".'
+        )
     if findings.sizes.most_steps is not None:
         remarks.append(f"At most {findings.sizes.most_steps} steps each: times are not equal here.")
     elif off:

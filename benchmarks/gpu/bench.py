@@ -6,8 +6,10 @@ same settings on the same machine and code is not measured again, so a suite tha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.common import say
-from benchmarks.gpu.device import Device
+from benchmarks.gpu.device import Device, release_memory
 from vqa_bench.runs import write_json
 
 OUT_OF_MEMORY = "out_of_memory"
+NEWLINE = "\n"
 
 
 @dataclass
@@ -37,13 +40,19 @@ class Bench:
     seconds: float | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)
     items: dict[str, Any] = field(default_factory=dict)
     _begin: float = field(default_factory=time.monotonic)
     _kept: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.file.is_file():
-            self._kept = json.loads(self.file.read_text(encoding="utf-8")).get("items", {})
+        """Read what was measured before. Raises ValueError for a file that holds something else."""
+        self._kept = dict(read_results(self.file).get("items", {}))
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All items of the file: measured now, kept and asked for, and those that this run did not ask for."""
+        return self._kept | self.items
 
     @property
     def left(self) -> float:
@@ -51,15 +60,26 @@ class Bench:
         return float("inf") if self.seconds is None else self.seconds - (time.monotonic() - self._begin)
 
     def item(
-        self, name: str, settings: Mapping[str, Any], measure: Callable[[], dict[str, Any]], *, needs: float = 0.0
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        measure: Callable[[], dict[str, Any]],
+        *,
+        needs: float = 0.0,
+        passed_on: tuple[type[Exception], ...] = (),
     ) -> dict[str, Any] | None:
-        """The item's JSON-able result, kept from before or measured now; None where no time is left for it.
+        """The item's JSON-able result, kept from before or measured now; None where no time is left, or it failed.
 
         settings: JSON-able; a kept result counts only with equal ones. needs: about how many seconds it takes. Running
-        out of the GPU's memory is a result, {"out_of_memory": its message}; any other error ends the part.
+        out of the GPU's memory is a result, {"out_of_memory": its message}. Any other error is a failure of the part,
+        noted in `raised`, which goes on with its other items; but errors of the kinds `passed_on` are raised.
         """
         key = json.loads(json.dumps({"settings": settings, "about": self.about}))
-        kept = self._kept.get(name)
+        other = self._kept.get(name)
+        if other is not None and other["key"]["settings"] != key["settings"]:  # such as those of a longer run
+            self._kept[_with_settings(name, other["key"]["settings"])] = self._kept.pop(name)
+            other = None
+        kept = other or self._kept.pop(_with_settings(name, key["settings"]), None)
         if kept is not None and kept["key"] == key:
             self.items[name] = kept
             say(f"{self.part}: {name}: kept from before")
@@ -69,12 +89,20 @@ class Bench:
             say(f"{self.part}: {name}: no time left")
             return None
         begin = time.monotonic()
+        result: dict[str, Any] | None = None
         try:
             result = measure()
         except torch.OutOfMemoryError as error:
             result = {OUT_OF_MEMORY: str(error).split(". ")[0]}
+        except passed_on:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            self.raised.append(f"{name}: {type(error).__name__}: {str(error).partition(NEWLINE)[0]}")
         if self.device.is_cuda:
-            torch.cuda.empty_cache()
+            release_memory()
+        if result is None:
+            return None
         seconds = time.monotonic() - begin
         self.items[name] = {"key": key, "seconds": round(seconds, 3), "result": json.loads(json.dumps(result))}
         self._save()
@@ -82,6 +110,25 @@ class Bench:
         return dict(self.items[name]["result"])
 
     def _save(self) -> None:
-        """What is here, and what was kept and has not been asked for yet: cut now, nothing is lost."""
+        """What is here, beside what was: cut now, nothing is lost."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, {"items": self._kept | self.items})
+        write_json(self.file, read_results(self.file) | {"items": self.known})
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """The content of a part's file, empty where there is none. Raises ValueError for a file of something else."""
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected results of a part in {file}, got: {error}; move it away") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"expected results of a part in {file}, got something else; move it away")
+    return found
+
+
+def _with_settings(name: str, settings: Any) -> str:
+    """What an item is called beside another one of its name."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"{name} [{digest[:8]}]"

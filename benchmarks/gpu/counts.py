@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.gpu.imagined import tensors_in
-from benchmarks.gpu.training import Batch, Training
+from benchmarks.gpu.training import Training
 
 # Make room and write nothing.
 _ALLOCATING = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"}
@@ -143,7 +143,7 @@ class Counts(TorchDispatchMode):
         return sum((work.read + work.written) * calls for work, calls in self.calls.items())
 
 
-def count_step(training: Training, batch: Batch) -> Counts:
+def count_step(training: Training, batch: Sequence[Tensor]) -> Counts:
     """One optimiser step; its memory with that of weights, AdamW's state and the batch."""
     parameters = list(training.model.parameters())
     with Counts() as counts:

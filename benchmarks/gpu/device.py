@@ -6,7 +6,7 @@ a copy within its memory. On a CPU, for the dry run, the same calls measure the 
 
 from __future__ import annotations
 
-import platform
+import gc
 import shutil
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Samples
+from benchmarks.common import Samples, processor
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "numpy", "accelerate", "datasets")
 QUERY = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")
@@ -44,7 +44,7 @@ class Device:
         """Name, clocks and driver as nvidia-smi reads them now, and the versions of what runs: JSON-able."""
         facts: dict[str, Any] = {
             "device": str(self.torch_device),
-            "name": torch.cuda.get_device_name(self.torch_device) if self.is_cuda else platform.processor(),
+            "name": torch.cuda.get_device_name(self.torch_device) if self.is_cuda else processor(),
             "python": sys.version.split()[0],
             "cuda": torch.version.cuda,
             "versions": {package: _version(package) for package in PACKAGES},
@@ -56,7 +56,7 @@ class Device:
                 "multiprocessors": properties.multi_processor_count,
                 "capability": list(torch.cuda.get_device_capability(self.torch_device)),
                 "cudnn": torch.backends.cudnn.version(),
-                "nvidia_smi": _nvidia_smi(),
+                "nvidia_smi": _nvidia_smi(str(properties.uuid)),
             }
         return facts
 
@@ -105,6 +105,17 @@ class Device:
         return 2 * source.nbytes / median(self.seconds(lambda: target.copy_(source), repeats=10, warmup=3).values)
 
 
+def release_memory() -> None:
+    """Give back what nobody holds any more of a GPU's memory.
+
+    Where a recomputed piece ran out of memory in a backward pass, PyTorch holds its model until the next pass.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.ones(1, device="cuda", requires_grad=True).sum().backward()
+        torch.cuda.empty_cache()
+
+
 def find_device(name: str | None, *, dry_run: bool) -> Device:
     """`name` as torch spells it, or the first GPU; the CPU, at tiny sizes, in a dry run and where there is no GPU.
 
@@ -131,13 +142,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _nvidia_smi() -> dict[str, str] | None:
-    """What nvidia-smi reads of the first GPU; None where there is no such program."""
+def _nvidia_smi(uuid: str) -> dict[str, str] | None:
+    """What nvidia-smi reads of a GPU; None where there is no such program."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    command = [program, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"]
+    command = [program, f"--id=GPU-{uuid}", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    if done.returncode != 0 or not done.stdout.strip():
         return {"error": done.stderr.strip() or done.stdout.strip()}
     return dict(zip(QUERY, (value.strip() for value in done.stdout.splitlines()[0].split(",")), strict=True))

@@ -53,6 +53,9 @@ class ImaginedGPU(TorchFunctionMode):
         common = "torch.cuda.amp.common.amp_definitely_not_available"
         self._patches.enter_context(mock.patch(common, return_value=False))
         self._patches.enter_context(mock.patch("torch.cuda.is_bf16_supported", return_value=True))
+        # The autocast that a recomputed piece enters again, where no argument tells a device.
+        default = "torch.utils.checkpoint.DefaultDeviceType.get_device_type"
+        self._patches.enter_context(mock.patch(default, return_value=CUDA.type))
         clear = torch.clear_autocast_cache
 
         def clear_casts() -> None:

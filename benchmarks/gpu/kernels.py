@@ -36,7 +36,7 @@ RAISED = "raised"
 
 # Seconds: a check in PyTorch, or by kernels that are compiled already; kernels that Triton has to compile and try out,
 # once for each type of number. The second type is left for a longer run.
-NEEDS, NEEDS_FIRST_KERNELS, NEEDS_MORE_KERNELS = 3.0, 15.0, 60.0
+NEEDS, NEEDS_FIRST_KERNELS, NEEDS_MORE_KERNELS = 3.0, 40.0, 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +232,9 @@ def _look_at_attention(findings: Findings) -> None:
                     continue
                 refused = (f"; {backend} does not: {reason}" for backend, reason in found["refused"].items())
                 said.setdefault("".join((f"attention: {found['picked']} runs", *refused)), []).append(what)
+                reason = found["refused"].get(found["picked"])
+                if reason not in (None, attention.OUT_OF_MEMORY):
+                    findings.failures.append(f"attention, {what}: {found['picked']} is picked and fails: {reason}")
                 _compare_backends(findings, f"attention, {what}", found)
     findings.remarks += [f"{text} ({'; '.join(names)})" for text, names in said.items()]
 

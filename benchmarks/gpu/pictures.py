@@ -85,13 +85,19 @@ def find(given: str) -> Path:
 def pack(folder: Path, out: Path, *, workers: int) -> int:
     """Write a folder in the release's layout as one file that appears when it is whole; returns its bytes.
 
-    The same folder gives the same bytes on one installation of Pillow.
+    The same folder gives the same bytes on one installation of Pillow. Raises PicturesError for a folder of nothing.
     """
+    questions = sorted((folder / "questions").glob("*.json"))
+    pictures = sorted((folder / "images").glob("*/*.png"))
+    if not questions or not pictures:
+        raise PicturesError(
+            f"expected questions/*.json and images/*/*.png in {folder}, got {len(questions)} and {len(pictures)} of "
+            "them; name a folder in the release's layout, as `vqa-bench data synth` makes it"
+        )
     partial_file = out.with_name(f"{out.name}.partial")
     with zipfile.ZipFile(partial_file, "w") as archive, ordered_map(workers) as mapper:
-        for path in sorted((folder / "questions").glob("*.json")):
+        for path in questions:
             _add(archive, f"questions/{path.name}", _lean(path), zipfile.ZIP_LZMA)
-        pictures = sorted((folder / "images").glob("*/*.png"))
         told = _told(f"packing {folder.name}")
         for done, (path, data) in enumerate(zip(pictures, mapper(_as_webp, pictures), strict=True), 1):
             _add(archive, f"images/{path.parent.name}/{path.stem}.webp", data, zipfile.ZIP_STORED)
@@ -174,7 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--out", type=Path, required=True, help=f"a folder, in which {PACK} is written")
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"error: expected a folder to write into at {options.out}, got: {error.strerror}") from error
     write = partial(pack, out=options.out / PACK, workers=options.workers)
     try:
         if options.folder is not None:
@@ -182,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             with _drawn({"train": options.images, "val": options.val_images}, options.workers) as folder:
                 size = write(folder)
-    except DataError as error:
+    except (DataError, PicturesError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{options.out / PACK}: {size:,} bytes", file=sys.stdout)
 

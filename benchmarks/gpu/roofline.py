@@ -12,6 +12,8 @@ from typing import Any
 from benchmarks.gpu.counts import Counts, Work
 
 TOP = 10
+TILE = 128  # positions: queries and keys that flash attention multiplies at once where heads have 64 channels
+_FLASH = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward")
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,32 @@ def seconds_of(counts: Counts, ceilings: Ceilings = H200, *, fused: bool = False
     return total
 
 
-def limits(counts: Counts) -> dict[str, float]:
-    """The share of the eager time in operations that each of the three bounds."""
+def padded(counts: Counts) -> Counts:
+    """The same with causal flash attention computing whole tiles of `TILE` queries by `TILE` keys, as its kernels do.
+
+    FlashAttention-2's forward takes such tiles for causal heads of 64 channels; its backward's differ by type of GPU.
+    """
+    filled = Counts()
+    for work, calls in counts.calls.items():
+        if work.name in _FLASH:
+            positions = int(work.shape.split()[0].split("×")[2])  # of (rows, heads, positions, channels)
+            tiles = -(-positions // TILE)
+            growth = tiles * (tiles + 1) * TILE**2 / (positions * (positions + 1))
+            work = work._replace(flops=growth * work.flops)
+        filled.calls[work] += calls
+    return filled
+
+
+def attention_flops(counts: Counts) -> float:
+    """Of flash attention, forward and backward."""
+    return sum(work.flops * calls for work, calls in counts.calls.items() if work.name in _FLASH)
+
+
+def limits(counts: Counts, ceilings: Ceilings = H200) -> dict[str, float]:
+    """The share of the eager time in operations that each of the three bounds, the largest first."""
     shares: Counter[str] = Counter()
     for work, calls in counts.calls.items():
-        bounds = H200.seconds(work, H200.launch)
+        bounds = ceilings.seconds(work, ceilings.launch)
         limit = max(bounds, key=lambda name: bounds[name])
         shares[limit] += calls * bounds[limit]  # type: ignore[assignment]
     return {name: share / shares.total() for name, share in shares.most_common()}

@@ -6,21 +6,20 @@ Random bytes of the right lengths, as what is read changes no time but zeros do.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.shapes import PaperShape
-from benchmarks.gpu.training import BYTE_VALUES, random_batch
-from mblm import MBLM, LossSums
+from benchmarks.gpu.training import BYTE_VALUES, Loss, random_batch
+from mblm import MBLM
 from vqa_bench.config import HierarchyConfig
 from vqa_bench.estimate.flops import keys_of, layer_flops, patch_rows, products
 from vqa_bench.estimate.load import Rules, window_load
 
 WEIGHTED = 4  # last bytes of a sequence that an answer-only loss weighs
-Loss = Callable[[MBLM], LossSums]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,12 @@ class Case(ABC):
         """How many sequences or questions a step trains on."""
 
     @abstractmethod
-    def loss(self, batch: int, device: torch.device) -> Loss:
-        """The summed loss of a batch that is drawn now and stays the same."""
+    def draw(self, batch: int, device: torch.device) -> tuple[Tensor, ...]:
+        """A batch, what `loss` is of."""
+
+    def loss(self, model: MBLM) -> Loss:
+        """The model's summed loss of a batch."""
+        return model.loss_sums
 
     def settings(self) -> dict[str, Any]:
         """What a kept measurement must have been made with, JSON-able."""
@@ -63,9 +66,8 @@ class Windows(Case):
     def samples(self, batch: int) -> int:
         return batch
 
-    def loss(self, batch: int, device: torch.device) -> Loss:
-        drawn = random_batch(batch, self.shape.context, device, answer=WEIGHTED if self.answer_only else None)
-        return lambda model: model.loss_sums(*drawn)
+    def draw(self, batch: int, device: torch.device) -> tuple[Tensor, ...]:
+        return random_batch(batch, self.shape.context, device, answer=WEIGHTED if self.answer_only else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +91,17 @@ class Questions(Case):
     def samples(self, batch: int) -> int:
         return batch * self.questions if self.shared else batch
 
-    def loss(self, batch: int, device: torch.device) -> Loss:
+    def draw(self, batch: int, device: torch.device) -> tuple[Tensor, ...]:
         if not self.shared:
-            drawn = random_batch(batch, self.prefix + self.suffix, device, answer=WEIGHTED)
-            return lambda model: model.loss_sums(*drawn)
+            return random_batch(batch, self.prefix + self.suffix, device, answer=WEIGHTED)
         prefix = torch.randint(BYTE_VALUES, (batch, self.prefix), device=device)
         suffixes = torch.randint(BYTE_VALUES, (batch, self.questions, self.suffix), device=device)
         weights = torch.zeros(suffixes.shape, device=device)
         weights[..., -WEIGHTED:] = 1.0
-        return lambda model: model.shared_loss_sums(prefix, suffixes, weights)
+        return prefix, suffixes, weights
+
+    def loss(self, model: MBLM) -> Loss:
+        return model.shared_loss_sums if self.shared else model.loss_sums
 
 
 def stage_values(shape: PaperShape) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import torch
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.shapes import PaperShape
 from benchmarks.gpu.speed_cases import stage_values
-from benchmarks.gpu.speed_step import HALF, Result, with_fitting_batch
+from benchmarks.gpu.speed_step import Result, with_fitting_batch
+from benchmarks.gpu.training import HALF
 from vqa_bench.config import CellConfig
 from vqa_bench.data.collate import ByteBatch
 from vqa_bench.estimate.samples import samples_of

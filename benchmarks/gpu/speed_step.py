@@ -1,6 +1,6 @@
-"""One training step as the harness takes it, timed: forward and backward under autocast, clipping, fused AdamW.
+"""A case's training step, timed: forward under autocast, backward, clipping, fused AdamW.
 
-Weights and moments are float32, matrix products bfloat16. Knows cases, not rows.
+Weights and moments are float32, matrix products bfloat16. Knows cases, not rows; the step itself is in training.py.
 """
 
 from __future__ import annotations
@@ -12,47 +12,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.common import say
 from benchmarks.gpu.counts import Counts
-from benchmarks.gpu.device import Device
+from benchmarks.gpu.device import Device, release_memory
 from benchmarks.gpu.shapes import build
 from benchmarks.gpu.speed_cases import Case
 from benchmarks.gpu.speed_profile import profile_work
-from mblm import MBLM
+from benchmarks.gpu.training import Training
 from vqa_bench.models import compile_layers
-from vqa_bench.train.optimisation import parameter_groups, scale_and_clip
 
-HALF = torch.bfloat16
 WARMUP = 2
-LEARNING_RATE = 1e-4  # at which a few steps on random bytes do no harm
-BETAS, CLIP = (0.9, 0.95), 1.0  # the paper's
 COMPILE_FAILED = "compile_failed"
 LIMIT = "fail_on_recompile_limit_hit"  # an option since torch 2.7
 Result = dict[str, Any]
 
 
-class Trainee:
-    """A model with its optimiser and one batch; `step` is one optimiser step."""
-
-    def __init__(self, case: Case, batch: int, device: torch.device) -> None:
-        self.model: MBLM = build(case.shape, device).train()
-        self._optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, 0.0), lr=LEARNING_RATE, betas=BETAS, fused=True
-        )
-        self._loss, self._device = case.loss(batch, device), device
-
-    def step(self) -> Tensor:
-        """The mean loss in nats before the step, still on the device."""
-        self._optimizer.zero_grad()
-        with torch.autocast(self._device.type, dtype=HALF):
-            total, targets = self._loss(self.model)
-        loss = total / targets
-        loss.backward()
-        scale_and_clip(self.model, 1.0, CLIP)
-        self._optimizer.step()
-        return loss.detach()
+def prepare(case: Case, batch: int, device: torch.device) -> tuple[Training, Callable[[], float]]:
+    """The case's model in training, and its step on a batch that stays the same."""
+    model = build(case.shape, device)
+    training, drawn = Training(model, half=True, loss=case.loss(model)), case.draw(batch, device)
+    return training, lambda: training.step(drawn)
 
 
 def measure_step(device: Device, case: Case, *, backend: str | None = None) -> Result:
@@ -81,22 +61,22 @@ def measure_step(device: Device, case: Case, *, backend: str | None = None) -> R
 
 
 def _measure(device: Device, case: Case, batch: int, backend: str | None) -> Result:
-    trainee = Trainee(case, batch, device.torch_device)
+    training, step = prepare(case, batch, device.torch_device)
     if backend is not None:
-        compile_layers(trainee.model, backend)
+        compile_layers(training.model, backend)
     begin = time.perf_counter()
-    loss = float(trainee.step())
+    loss = step()
     first = time.perf_counter() - begin
-    seconds = device.seconds(trainee.step, repeats=case.repeats, warmup=WARMUP - 1)
+    seconds = device.seconds(step, repeats=case.repeats, warmup=WARMUP - 1)
     return {
         "batch": batch,
         "samples": case.samples(batch),
         "seconds": list(seconds.values),
         "first_seconds": first,
-        "peak": device.peak_memory(trainee.step),
+        "peak": device.peak_memory(step),
         "loss": loss,
-        "parameters": sum(parameter.numel() for parameter in trainee.model.parameters()),
-        "kernels": trainee.model.kernels(),
+        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "kernels": training.model.kernels(),
     }
 
 
@@ -107,13 +87,13 @@ def profile_step(device: Device, case: Case) -> Result:
     """
 
     def measure(batch: int) -> Result:
-        trainee = Trainee(case, batch, device.torch_device)
+        _, step = prepare(case, batch, device.torch_device)
         for _ in range(WARMUP):
-            trainee.step()
+            step()
         device.synchronize()
-        profile = profile_work(device, trainee.step)
+        profile = profile_work(device, step)
         with Counts() as counts:
-            trainee.step()
+            step()
         return {"batch": batch, "moved": counts.moved, **profile}
 
     return with_fitting_batch(measure, case.batch)
@@ -134,9 +114,7 @@ def with_fitting_batch(measure: Callable[[int], Result], batch: int) -> Result:
         else:
             return result if size == batch else result | {"halved_from": batch}
         # Outside of the handler: the error holds the frames that hold the tensors.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
     raise AssertionError("a batch of one returns or raises")
 
 

@@ -14,10 +14,12 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -97,6 +99,13 @@ def unpack(folder: Path) -> Path:
     twice = sorted({name for name in projects if projects.count(name) > 1})
     if twice:
         raise WheelError(f"expected one wheel of {twice[0]} in {folder}, got {projects.count(twice[0])}; remove others")
+    foreign = [wheel.name for wheel in wheels if not _is_for_this_python(wheel.name)]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise WheelError(
+            f"expected wheels for Python {sys.version_info.major}.{sys.version_info.minor} in {folder}, got "
+            f"{foreign[0]}{more}; fetch those of this Python, or take the other Python"
+        )
     digest = hashlib.sha256()
     for wheel in wheels:
         digest.update(f"{wheel.name} {wheel.stat().st_size} {wheel.stat().st_mtime_ns}\n".encode())
@@ -108,11 +117,21 @@ def unpack(folder: Path) -> Path:
             try:
                 with zipfile.ZipFile(wheel) as archive:
                     archive.extractall(making)
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, zlib.error) as error:
                 raise WheelError(f"expected a wheel, got {wheel}: {error}; fetch it again") from error
         Path(making).rename(target)
         Path(making).mkdir()  # for the context manager to remove
     return target
+
+
+def _is_for_this_python(name: str) -> bool:
+    """By the tags that a wheel's name ends in: PYTHON-ABI-PLATFORM, where several stand side by side with dots."""
+    pythons, abis = (part.split(".") for part in f"--{name.removesuffix('.whl')}".rsplit("-", 3)[1:3])
+    major, minor = sys.version_info[:2]
+    if f"py{major}" in pythons or f"cp{major}{minor}" in pythons:
+        return True
+    oldest = [int(tag[3:]) for tag in pythons if tag.startswith(f"cp{major}") and tag[3:].isdecimal()]
+    return "abi3" in abis and bool(oldest) and min(oldest) <= minor
 
 
 def use(environment: dict[str, str]) -> None:
@@ -141,6 +160,8 @@ def fetch(out: Path, python: str, names: Sequence[str], pins: Path) -> None:
 
     Raises WheelError for a package without a pinned version, and where pip fails.
     """
+    if re.fullmatch(r"3\.\d+", python) is None:
+        raise WheelError(f"expected a Python such as 3.12, got {python}")
     tag = f"cp{python.replace('.', '')}"
     platforms = [argument for platform in PLATFORMS for argument in ("--platform", platform)]
     command = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(out), *platforms]

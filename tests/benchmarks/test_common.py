@@ -64,9 +64,9 @@ def test_table_marks_targets_and_numbers_notes() -> None:
         speedup("z", ours, other),
     ]
     lines = markdown("T", against="reference", rows=rows, remarks=["r"]).splitlines()
-    assert "| x (1, 2) | 50 ms [40, 60] | 1 s [1, 1] | 20× | ≥ 5× | reached |" in lines
-    assert "| y (2) | 50 ms [40, 60] | 1 s [1, 1] | 20× | ≥ 50× | **not reached** |" in lines
-    assert "| z | 50 ms [40, 60] | 1 s [1, 1] | 20× |  |  |" in lines
+    assert "| x (1, 2) | 50 ms [40, 60] | 1 s | 20× | ≥ 5× | reached |" in lines
+    assert "| y (2) | 50 ms [40, 60] | 1 s | 20× | ≥ 50× | **not reached** |" in lines
+    assert "| z | 50 ms [40, 60] | 1 s | 20× |  |  |" in lines
     assert lines[-5:] == ["", "1. first", "2. second", "", "* r"]
 
 

@@ -95,8 +95,11 @@ def _ssd(reading: Reading, inner: int, state: int, heads: int) -> Flops:
     """The recurrence by chunks, as mblm/model/ssd.py has it: its backward makes the weights and states' shares anew."""
     q = min(CHUNK, reading.positions)
     positions = reading.rows * math.ceil(reading.positions / q) * q
-    forward = q * state + q * inner + 2 * inner * state
-    backward = 3 * q * state + 2 * q * inner + 5 * inner * state + 2 * q * heads
+    forward = q * (state + inner)
+    backward = q * (3 * state + 2 * inner + 2 * heads)
+    if reading.positions > CHUNK or reading.before or reading.kept:  # else there is one chunk and no state
+        forward += 2 * inner * state
+        backward += 5 * inner * state
     return Flops(2 * positions * forward, 2 * positions * backward)
 
 

@@ -31,12 +31,16 @@ MOST_IDS = 2**22  # of the batch that is laid out; a larger one is extrapolated 
 
 @dataclass(frozen=True)
 class Reading:
-    """`rows` sequences that read `positions` each, behind `before` that were read once for `group` of them."""
+    """`rows` sequences that read `positions` each, behind `before` that were read once for `group` of them.
+
+    kept: others continue from the state behind them.
+    """
 
     rows: float
     positions: float
     before: float = 0.0
     group: int = 1
+    kept: bool = False
 
     @property
     def total(self) -> float:
@@ -96,7 +100,7 @@ def question_load(
         trunk = prefix_weights(batch, sequencer) if sequencer.config.weights.image > 0 else None
         chain = shared_chains(prefix, suffixes, padded, None if trunk is None else _patches(trunk, R, 0))
         done = prefix.shape[1]
-        first = [Reading(taken, done + 1)]
+        first = [Reading(taken, done + 1, kept=True)]
         first += [Reading(taken * K, S - 1, before=done + 1, group=K)] if S > 1 else []
         embedded = taken * done + taken * K * (S - 1)
     else:

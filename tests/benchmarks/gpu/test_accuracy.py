@@ -156,19 +156,21 @@ def test_a_difference_is_that_of_the_shares_of_right_answers() -> None:
     assert compared.low < compared.estimate < compared.high
 
 
-def make_findings(results: Mapping[str, Any], sizes: Any = FULL) -> Findings:
-    return Findings(entries(sizes), sizes, PLANS[2][1], "source", dict(results))
+def make_findings(results: Mapping[str, Any], sizes: Any = FULL, *, plan: Any = PLANS[2][1]) -> Findings:
+    return Findings(entries(sizes), sizes, plan, "source", dict(results))
 
 
 def test_rows_hold_the_first_against_cnn_lstm_and_its_variants_against_it() -> None:
     ours, other = np.arange(40) % 4 > 0, np.arange(40) % 2 > 0
     results = {MBLM: found(ours, [4] * 10), CNN_LSTM: found(other, [4] * 10), "mblm-raster": found(other, [4] * 10)}
-    first, baseline, raster = rows_of(make_findings(results))
+    (first, *_) = rows_of(make_findings(results))
+    assert (first.value, first.target) == (25.0, None)  # with one learning rate it is no match
+    first, baseline, raster = rows_of(make_findings(results, plan=PLANS[0][1]))
     assert (first.value, first.target and first.target.value, first.reached) == (25.0, 0.0, True)
     assert (baseline.value, baseline.against, baseline.target) == (50.0, None, None)
     assert (raster.value, raster.target, raster.against) == (-25.0, None, first.measured)
     assert str(first.measured) == "75 % [65, 85]"
-    unequal = rows_of(make_findings(results, replace(FULL, most_steps=1)))
+    unequal = rows_of(make_findings(results, replace(FULL, most_steps=1), plan=PLANS[0][1]))
     assert [row.target for row in unequal] == [None] * 3
     alone = rows_of(make_findings({"mblm-raster": results["mblm-raster"]}))
     assert [(row.value, row.unit) for row in alone] == [(50.0, " %")]
@@ -190,6 +192,7 @@ def test_the_best_rate_by_dev_is_taken() -> None:
 # -- the part ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the dry run from the command line has it all, see test_frame.py
 def test_a_dry_run_trains_tests_and_keeps(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = accuracy.run(make_bench(tmp_path))
     assert report.failures == []

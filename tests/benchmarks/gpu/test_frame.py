@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 
 from benchmarks.common import Samples, amount
 from benchmarks.gpu import __main__ as suite
-from benchmarks.gpu import run, wheels
+from benchmarks.gpu import length, run, speed, wheels
 from benchmarks.gpu.bench import OUT_OF_MEMORY, Bench
 from benchmarks.gpu.device import Device, find_device
 from benchmarks.gpu.parts import Report
@@ -89,7 +91,13 @@ def test_out_of_memory_is_a_result_and_other_errors_are_not(tmp_path: Path) -> N
     assert bench.item("x", {}, too_large) == {OUT_OF_MEMORY: "CUDA out of memory"}
     assert make_bench(bench.file).item("x", {}, Counted()) == {OUT_OF_MEMORY: "CUDA out of memory"}  # kept as well
     with pytest.raises(RuntimeError, match="something else"):
-        bench.item("y", {}, wrong)
+        bench.item("y", {}, wrong, passed_on=(RuntimeError,))
+    assert bench.raised == []
+    assert bench.item("y", {}, wrong) is None
+    assert bench.raised == ["y: RuntimeError: expected something else"]
+    measure = Counted()
+    assert make_bench(bench.file).item("y", {}, measure) == {"answer": 42}  # not kept
+    assert measure.calls == 1
 
 
 def test_without_time_an_item_is_skipped_but_a_kept_one_is_there(tmp_path: Path) -> None:
@@ -114,6 +122,7 @@ def good(bench: Bench) -> Report:
 
 
 def differing(bench: Bench) -> Report:
+    bench.item("broken", {}, lambda: {"answer": 1 // 0})
     return Report("Differing", "nothing", [], [], ["expected 1, got 2"])
 
 
@@ -141,27 +150,51 @@ def play_parts(monkeypatch: pytest.MonkeyPatch, parts: dict[str, Callable[[Bench
     return started
 
 
+def check_outcome(out: Path, said: str) -> None:
+    """What two failing parts and a good one leave behind."""
+    assert "error: speed: expected 1, got 2" in said
+    table = (out / "speed.md").read_text(encoding="utf-8")
+    assert "* FAILED: expected 1, got 2" in table
+    assert "* FAILED: broken: ZeroDivisionError" in table
+    assert not (out / "kernels.json").exists()
+    saved = json.loads((out / "length.json").read_text(encoding="utf-8"))
+    assert saved["rows"][0]["reached"] is False  # slow is not wrong
+    dry, *remarks, machine = saved["remarks"]
+    assert "say nothing of a GPU" in dry
+    assert remarks == ["a remark", "Not measured, as no time was left: long."]
+    assert f"torch {saved['machine']['versions']['torch']}" in machine
+    assert saved["dry_run"] is True
+    assert saved["items"]["x"]["result"] == {"answer": 42}
+    assert torch.__version__.startswith(saved["machine"]["versions"]["torch"])
+
+
+FAILING: dict[str, Callable[[Bench], Report]] = {"kernels": raising, "speed": differing, "length": good}
+ARGUMENTS = ["--dry-run", "--part", "kernels", "speed", "length", "--minutes", "2"]
+
+
 def test_a_part_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started = play_parts(monkeypatch, {"kernels": raising, "speed": differing, "length": good})
-    # The time of a part that is done goes to those behind it.
-    arguments = ["--dry-run", "--part", "kernels", "speed", "length", "--minutes", "2", "--out", str(tmp_path)]
+    assert play_parts(monkeypatch, FAILING) == []
     with pytest.raises(SystemExit) as stopped:
-        suite.main(arguments)
+        suite.main([*ARGUMENTS, "--out", str(tmp_path)])
     assert stopped.value.code == "error: expected all parts to run and to agree, got failures in kernels, speed"
-    seconds = [float(command[command.index("--seconds") + 1]) for command in started]
-    assert seconds == pytest.approx([120 / 4.5, 120 * 2.5 / 3.5, 120], abs=5)
-    said = capsys.readouterr()
-    assert said.err.count("the numbers say nothing of a GPU") == 2
-    assert "error: speed: expected 1, got 2" in said.err
-    assert "* FAILED: expected 1, got 2" in (tmp_path / "speed.md").read_text(encoding="utf-8")
-    assert not (tmp_path / "kernels.json").exists()
-    saved = json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))
-    assert saved["rows"][0]["reached"] is False  # slow is not wrong
-    assert saved["remarks"] == ["a remark", "Not measured, as no time was left: long."]
-    assert saved["items"]["x"]["result"] == {"answer": 42}
-    assert torch.__version__.startswith(saved["machine"]["versions"]["torch"])
+    said = capsys.readouterr().err
+    assert said.count("the numbers say nothing of a GPU") == 2
+    assert "RuntimeError: no such kernel" in said
+    check_outcome(tmp_path, said)
+
+
+def test_on_a_gpu_each_part_has_its_process_and_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = play_parts(monkeypatch, FAILING)
+    run, begin = partial(suite.run_apart, out=tmp_path, given=ARGUMENTS), time.monotonic()
+    assert suite.run_all(suite.parse(ARGUMENTS), run) == ["kernels", "speed"]
+    # The time of a part that is done goes to those behind it.
+    until = [float(command[command.index("--until") + 1]) - begin for command in started]
+    assert until == pytest.approx([120 / 4.5, 120 * 2.5 / 3.5, 120], abs=5)
+    check_outcome(tmp_path, capsys.readouterr().err)
 
 
 def test_all_good_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,15 +358,30 @@ def test_unpinned_packages_are_an_error(tmp_path: Path) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_dry_run_of_a_part_from_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--part", "kernels", "--out", str(tmp_path)]
+def test_the_dry_run_from_the_command_line(tmp_path: Path) -> None:
+    """All parts, here and nowhere else in the fast tests."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the numbers say nothing of a GPU") == 2
-    saved = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
-    targets = [row for row in saved["rows"] if row["target"] is not None]
+    saved = {part: json.loads((tmp_path / f"{part}.json").read_text(encoding="utf-8")) for part in suite.PARTS}
+    for part, found in saved.items():
+        assert found["rows"], part
+        assert not [remark for remark in found["remarks"] if remark.startswith(("FAILED", "Not measured"))]
+        assert found["provenance"]["command"][:3] == ["python", "-m", "benchmarks.gpu"]
+        assert (tmp_path / f"{part}.md").read_text(encoding="utf-8").strip() in done.stdout
+    targets = [row for row in saved["kernels"]["rows"] if row["target"] is not None]
     assert len(targets) >= 20
     assert all(row["reached"] for row in targets)
-    assert saved["provenance"]["command"][:3] == ["python", "-m", "benchmarks.gpu"]
-    assert done.stdout.strip() == (tmp_path / "kernels.md").read_text(encoding="utf-8").strip()
+    assert {"ceilings", *(job.name for job in speed.TINY.jobs)} <= set(saved["speed"]["items"])
+    assert set(saved["length"]["items"]) == {step.name for step in length.STEPS}
+    for item in saved["length"]["items"].values():
+        assert item["result"]["peak"] == pytest.approx(item["result"]["counted"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_part_in_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert suite.run_apart("kernels", 60.0, out=tmp_path, given=["--dry-run"])
+    assert (tmp_path / "kernels.md").read_text(encoding="utf-8").strip() in capfd.readouterr().out
+    assert not suite.run_apart("kernels", 60.0, out=tmp_path, given=["--device", "toaster"])

@@ -21,6 +21,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench("speed", CPU, tmp_path / "speed.json", tiny=True)
 
 
+@pytest.mark.slow  # the dry run from the command line has it all, see test_frame.py
 def test_rows_of_a_dry_run(bench: Bench) -> None:
     rows, remarks, failures = generation_rows(bench)
     assert failures == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
 
@@ -11,7 +13,7 @@ import torch
 from benchmarks.gpu import length
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import Device
-from benchmarks.gpu.length import LIMITS, STEPS, Step, run, step_rows
+from benchmarks.gpu.length import LIMITS, STEPS, Step, recorded_peak, run, step_rows
 from benchmarks.gpu.shapes import FIVE_MILLION, TEN_MILLION, build
 
 
@@ -26,6 +28,7 @@ def test_shapes_are_as_long_and_as_large_as_is_asked_for() -> None:
     assert {FIVE_MILLION.name, TEN_MILLION.name} == set(LIMITS)
 
 
+@pytest.mark.slow  # the dry run from the command line has it all, see test_frame.py
 def test_measured_beside_counted(tmp_path: Path) -> None:
     with mock.patch.object(length, "STEPS", STEPS[:1]):
         report = run(bench(tmp_path))
@@ -34,6 +37,19 @@ def test_measured_beside_counted(tmp_path: Path) -> None:
     assert memory.against is not None
     assert memory.measured.median == pytest.approx(memory.against.median, rel=0.05)
     assert seconds.value > 0
+
+
+def test_what_was_counted_of_the_very_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Step(shape=FIVE_MILLION, half=True)
+    found = {"shape": asdict(FIVE_MILLION), "batch": 1, "half": True, "answer": None}
+    steps = {scan: found | {"scan": scan, "peak": peak} for scan, peak in (("triton", 16), ("torch", 17))}
+    monkeypatch.setattr(length, "PREDICTED", tmp_path / "predicted.json")
+    assert recorded_peak(step, ["triton", None, None]) is None
+    length.PREDICTED.write_text(json.dumps({"steps": steps}), encoding="utf-8")
+    assert recorded_peak(step, ["triton", None, None]) == 16
+    assert recorded_peak(step, ["torch", None, None]) == 17
+    assert recorded_peak(replace(step, half=False), ["torch", None, None]) is None
+    assert recorded_peak(replace(step, shape=TEN_MILLION), ["torch", None, None]) is None
 
 
 def test_limits_are_held_to_float32() -> None:

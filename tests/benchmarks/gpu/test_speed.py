@@ -22,7 +22,7 @@ from benchmarks.gpu.shapes import PaperShape, build
 from benchmarks.gpu.speed_cases import Case, Questions, Windows, stage_values, useful_flops
 from benchmarks.gpu.speed_rows import Findings, matrix_share
 from benchmarks.gpu.speed_scoring import ScoringCase, measure_scoring
-from benchmarks.gpu.speed_step import COMPILE_FAILED, Trainee, measure_step, profile_step, with_fitting_batch
+from benchmarks.gpu.speed_step import COMPILE_FAILED, measure_step, prepare, profile_step, with_fitting_batch
 
 CPU = torch.device("cpu")
 TINY = Device(CPU, tiny=True)
@@ -84,8 +84,7 @@ SHARED = Questions(shape=shapes.TWO_ST.tiny(), batch=2, prefix=24, suffix=8, que
     ],
 )
 def test_what_a_step_predicts(case: Case, targets: int, samples: int) -> None:
-    loss = case.loss(2, CPU)
-    sums = loss(build(case.shape, CPU))
+    sums = case.loss(build(case.shape, CPU))(*case.draw(2, CPU))
     assert int(sums.targets) == targets
     assert sums.total.item() / targets == pytest.approx(math.log(264), rel=0.5)
     assert case.samples(2) == samples
@@ -106,10 +105,10 @@ def test_a_shape_as_the_harness_has_it() -> None:
 
 def test_a_step_learns_its_batch_in_float32_weights() -> None:
     torch.manual_seed(0)
-    trainee = Trainee(SHARED, 2, CPU)
-    losses = [float(trainee.step()) for _ in range(20)]
+    training, step = prepare(SHARED, 2, CPU)
+    losses = [step() for _ in range(20)]
     assert losses[-1] < losses[0] - 0.02
-    assert {parameter.dtype for parameter in trainee.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in training.model.parameters()} == {torch.float32}
 
 
 def test_what_is_measured_of_a_step() -> None:
@@ -228,6 +227,7 @@ def test_scoring_that_mixes_up_questions_is_a_failure() -> None:
 # -- the part -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the dry run from the command line has it all, see test_frame.py
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
 def test_all_jobs_at_tiny_sizes(tmp_path: Path) -> None:
     allowed = torch.backends.cuda.matmul.allow_tf32

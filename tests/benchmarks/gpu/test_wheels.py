@@ -1,6 +1,7 @@
 """Wheels for a machine without network: what is fetched, from a folder in the place of an index, and where to."""
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -78,3 +79,19 @@ def test_all_that_is_fetched_is_pinned() -> None:
     assert not ours.keys() & theirs.keys()  # the reference sees ours behind its own
     shared = [name for name in wheels.FETCHED if f"\n{name}==" in peer_pins.read_text(encoding="utf-8")]
     assert wheels._pinned(shared, peer_pins) == [f"{name}=={ours[name]}" for name in shared]
+
+
+def test_wheels_of_another_python_are_told(tmp_path: Path) -> None:
+    for name in ("a-1-cp39-cp39-linux_x86_64.whl", "b-1-cp310-cp310-win32.whl"):
+        (tmp_path / name).touch()
+    with pytest.raises(wheels.WheelError, match=r"expected wheels for Python 3\.\d+ in .*, got a-1-.* and 1 more"):
+        wheels.unpack(tmp_path)
+    here = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    names = ("a-1-py2.py3-none-any.whl", f"b-1-{here}-{here}-manylinux_2_17_x86_64.whl", "c-1-1build-cp38-abi3-any.whl")
+    assert all(map(wheels._is_for_this_python, names))
+    assert not wheels._is_for_this_python("d-1-cp399-abi3-any.whl")
+
+
+def test_no_such_python(tmp_path: Path) -> None:
+    with pytest.raises(wheels.WheelError, match=r"expected a Python such as 3\.12, got banana"):
+        wheels.fetch(tmp_path, "banana", [], tmp_path / "pins.txt")

@@ -79,7 +79,7 @@ def _process(rank: int, folder: str, kind: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_process_without_work_keeps_step(tmp_path: Path, kind: str) -> None:
     torch.multiprocessing.spawn(_process, args=(str(tmp_path), kind), nprocs=WORLD)
     found = torch.load(tmp_path / f"{kind}.pt")

@@ -21,6 +21,7 @@ from vqa_bench.runs import provenance, write_json
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "results" / "recorded"
 GIB = 1 << 30
+GB = 1e9
 
 Result = TypeVar("Result")
 

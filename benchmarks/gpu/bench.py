@@ -22,7 +22,6 @@ from benchmarks.gpu.device import Device, release_memory
 from vqa_bench.runs import write_json
 
 OUT_OF_MEMORY = "out_of_memory"
-NEWLINE = "\n"
 
 
 @dataclass
@@ -79,8 +78,10 @@ class Bench:
         if other is not None and other["key"]["settings"] != key["settings"]:  # such as those of a longer run
             self._kept[_with_settings(name, other["key"]["settings"])] = self._kept.pop(name)
             other = None
-        kept = other or self._kept.pop(_with_settings(name, key["settings"]), None)
+        beside = _with_settings(name, key["settings"])
+        kept = other or self._kept.get(beside)
         if kept is not None and kept["key"] == key:
+            self._kept.pop(beside, None)
             self.items[name] = kept
             say(f"{self.part}: {name}: kept from before")
             return dict(kept["result"])
@@ -98,12 +99,14 @@ class Bench:
             raise
         except Exception as error:
             traceback.print_exc()
-            self.raised.append(f"{name}: {type(error).__name__}: {str(error).partition(NEWLINE)[0]}")
+            message = str(error).partition("\n")[0]
+            self.raised.append(f"{name}: {type(error).__name__}: {message}")
         if self.device.is_cuda:
             release_memory()
         if result is None:
             return None
         seconds = time.monotonic() - begin
+        self._kept.pop(beside, None)
         self.items[name] = {"key": key, "seconds": round(seconds, 3), "result": json.loads(json.dumps(result))}
         self._save()
         say(f"{self.part}: {name}: {seconds:.1f} s")

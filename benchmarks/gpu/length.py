@@ -13,7 +13,7 @@ from functools import cache, partial
 from statistics import median
 from typing import Any
 
-from benchmarks.common import RECORDED, Row, Samples, Target, amount
+from benchmarks.common import GB, RECORDED, Row, Samples, Target, amount
 from benchmarks.gpu.bench import OUT_OF_MEMORY, Bench
 from benchmarks.gpu.counts import count_step
 from benchmarks.gpu.imagined import ImaginedGPU
@@ -21,7 +21,6 @@ from benchmarks.gpu.parts import Report
 from benchmarks.gpu.shapes import FIVE_MILLION, MILLION, TEN_MILLION, PaperShape, build
 from benchmarks.gpu.training import Training, random_batch
 
-GB = 1e9
 PREDICTED = RECORDED / "gpu-predicted" / "predicted.json"
 LIMITS = {FIVE_MILLION.name: 80.0, TEN_MILLION.name: 139.0}  # GB, as the issue asks
 

@@ -9,12 +9,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.common import Row, Samples, amount, growth, speedup
+from benchmarks.common import GB, Row, Samples, amount, growth, speedup
 from benchmarks.gpu.shapes import PaperShape
 from benchmarks.peer.pair import MAMBA_1, OURS, OUT_OF_MEMORY, REFERENCE
 from benchmarks.peer.sizes import WEIGHTED
 
-GB = 1e9
 FULL_LOSS, ANSWER_ONLY, GENERATION = 2.0, 6.0, 100.0  # targets: the reference's time over ours
 PRECISION = {"float32": "float32", "bfloat16": "bfloat16 autocast"}
 

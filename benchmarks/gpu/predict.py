@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import RECORDED, machine_provenance, markdown, record, say
+from benchmarks.common import GB, RECORDED, machine_provenance, markdown, record, say
 from benchmarks.gpu.counts import Counts, count_step
 from benchmarks.gpu.imagined import ImaginedGPU
 from benchmarks.gpu.imagined_scan import fused_scan
-from benchmarks.gpu.predict_rows import GB, REMARKS, generation_limit, generation_rows, limit_of, rows_of, table_of
+from benchmarks.gpu.predict_rows import REMARKS, generation_limit, generation_rows, limit_of, rows_of, table_of
 from benchmarks.gpu.predict_steps import LENGTHS, SPEEDS, TABLE, Step
 from benchmarks.gpu.roofline import H200, TOP, attention_flops, limits, operations, padded, seconds_of
 from benchmarks.gpu.shapes import LONG_ST, PaperShape, build

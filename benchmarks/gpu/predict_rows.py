@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.common import Row, Samples, Target, speedup
+from benchmarks.common import GB, Row, Samples, Target, speedup
 from benchmarks.gpu.predict_steps import MAIN, SCANS, Step
 from benchmarks.gpu.roofline import H200, TILE, TOP
 from benchmarks.gpu.shapes import FIVE_MILLION, LONG_ST, TEN_MILLION
 from mblm.model.kernels import CHUNK
 
-GB = 1e9
 LIMITS = {FIVE_MILLION: 80.0, TEN_MILLION: 139.0}  # GB in float32, as the issue asks
 MFU = 40.0  # percent of the matrix rate, as the issue asks of the main step
 GENERATION = 100.0  # times the reference's speed, as the issue asks

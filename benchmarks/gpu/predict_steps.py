@@ -18,8 +18,8 @@ from benchmarks.gpu.shapes import (
     TWO_TT,
     PaperShape,
 )
+from benchmarks.peer.sizes import WEIGHTED
 
-ANSWER = 4  # last bytes of a sequence that an answer-only loss weighs
 Scan = Literal["torch", "triton"]
 SCANS: dict[Scan, str] = {"triton": "mamba-ssm's scan", "torch": "PyTorch's scan"}
 
@@ -62,7 +62,7 @@ def _both_ways(*steps: Step) -> tuple[Step, ...]:
 MAIN = Step(shape=TWO_ST, batch=8)  # with mamba-ssm's scan, as it runs on a GPU with the extra `cuda`
 SPEEDS = _both_ways(
     MAIN,
-    Step(shape=TWO_ST, batch=8, answer=ANSWER),
+    Step(shape=TWO_ST, batch=8, answer=WEIGHTED),
     Step(shape=TWO_TT, batch=8),
     Step(shape=ONE_T, batch=4),
     Step(shape=ONE_S, batch=4),

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from benchmarks.gpu.shapes import PaperShape
 from benchmarks.gpu.training import BYTE_VALUES, Loss, random_batch
+from benchmarks.peer.sizes import WEIGHTED
 from mblm import MBLM
 from vqa_bench.config import HierarchyConfig
 from vqa_bench.estimate.flops import keys_of, layer_flops, patch_rows, products
 from vqa_bench.estimate.load import Rules, window_load
-
-WEIGHTED = 4  # last bytes of a sequence that an answer-only loss weighs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.common import Row, Samples, Target, amount
+from benchmarks.common import GB, Row, Samples, Target, amount
 from benchmarks.gpu.bench import OUT_OF_MEMORY
 from benchmarks.gpu.speed_cases import Case, Windows, useful_flops
 from benchmarks.gpu.speed_profile import describe
@@ -16,7 +16,6 @@ from benchmarks.gpu.speed_scoring import ScoringCase
 from benchmarks.gpu.speed_step import COMPILE_FAILED
 
 Result = Mapping[str, Any]
-GB = 1e9
 MFU = 40.0  # percent of the matrix rate that the paper's S/T model is to reach
 HOW = (
     "A step: forward under bfloat16 autocast, backward, clipping, fused AdamW, on one batch of random bytes; weights "

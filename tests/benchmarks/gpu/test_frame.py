@@ -112,6 +112,21 @@ def test_without_time_an_item_is_skipped_but_a_kept_one_is_there(tmp_path: Path)
     assert make_bench(file).left == float("inf")
 
 
+def test_what_there_is_no_time_to_measure_anew_is_not_lost(tmp_path: Path) -> None:
+    file, measure = tmp_path / "some.json", Counted()
+    make_bench(file, code="old").item("x", {"seconds": 120}, measure)
+    make_bench(file, code="old").item("x", {"seconds": 30}, measure)  # beside it now
+    make_bench(file, code="old").item("x", {"seconds": 120}, measure)
+    assert measure.calls == 2
+    late = make_bench(file, seconds=5.0, code="new")
+    assert late.item("x", {"seconds": 120}, measure, needs=1e6) is None
+    assert late.item("x", {"seconds": 30}, measure, needs=1e6) is None
+    late.item("y", {}, measure)
+    for seconds in (120, 30):
+        make_bench(file, code="old").item("x", {"seconds": seconds}, measure)
+    assert measure.calls == 3
+
+
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 

@@ -10,9 +10,10 @@ import pytest
 from benchmarks.gpu.counts import Counts, Work
 from benchmarks.gpu.predict import generated, predicted
 from benchmarks.gpu.predict_rows import generation_limit, generation_rows, limit_of, rows_of
-from benchmarks.gpu.predict_steps import ANSWER, LENGTHS, MAIN, SPEEDS, TABLE, Step
+from benchmarks.gpu.predict_steps import LENGTHS, MAIN, SPEEDS, TABLE, Step
 from benchmarks.gpu.roofline import H200, TILE, attention_flops, limits, operations, padded, seconds_of
 from benchmarks.gpu.shapes import FIVE_MILLION, LONG_ST, TWO_ST, TWO_TT
+from benchmarks.peer.sizes import WEIGHTED
 
 PRODUCT = Work("mm", "bfloat16", "2×2 2×2", H200.half, 1, 1)  # a second of FLOPs
 COPY = Work("add", "float32", "2", 0.0, int(H200.copy), int(H200.copy))  # two seconds of bytes
@@ -109,7 +110,7 @@ def test_every_step_has_its_fused_twin_and_a_name() -> None:
 
 def test_an_answer_costs_less_than_everything() -> None:
     shape = TWO_ST.tiny()
-    whole, answer = (predicted(Step(shape=shape, batch=4, answer=count)) for count in (None, ANSWER))
+    whole, answer = (predicted(Step(shape=shape, batch=4, answer=count)) for count in (None, WEIGHTED))
     assert answer["flops"] < whole["flops"]
     assert whole["seconds"] > whole["seconds_fused"] > 0
     assert 0 < whole["mfu"] < whole["mfu_fused"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -28,14 +27,6 @@ CPU = torch.device("cpu")
 TINY = Device(CPU, tiny=True)
 NAME = attrgetter("name")
 SCORING = next(job for job in speed.TINY.jobs if isinstance(job, ScoringCase))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # -- cases ----------------------------------------------------------------------------------------------------------

@@ -25,14 +25,6 @@ TINY = Device(CPU, tiny=True)
 CEILINGS = {"matmul": 1e15, "copy": 2e12}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("operation", "kind"),
     [

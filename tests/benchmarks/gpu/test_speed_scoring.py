@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from operator import attrgetter
 
@@ -20,14 +19,6 @@ CPU = torch.device("cpu")
 TINY = Device(CPU, tiny=True)
 NAME = attrgetter("name")
 SCORING = next(job for job in speed.TINY.jobs if isinstance(job, ScoringCase))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_questions_are_laid_out_as_the_harness_lays_them_out() -> None:
